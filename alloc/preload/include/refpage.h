@@ -1,0 +1,47 @@
+/* refpage.h: what a program served by librefpage.so may ask it.
+ *
+ * None of these functions allocates memory, and all may be called from any thread at any time.
+ *
+ * A program that should also run without the library defines REFPAGE_WEAK before the include, does not
+ * link to it, and asks `if (refpage_version)` first:
+ *
+ *     #define REFPAGE_WEAK
+ *     #include "refpage.h"
+ *     ...
+ *     if (refpage_version)
+ *         printf("refpage %s, service %s\n", refpage_version(), refpage_service());
+ */
+#ifndef REFPAGE_H
+#define REFPAGE_H
+
+#include <stdint.h>
+
+#ifdef REFPAGE_WEAK
+#define REFPAGE_API __attribute__((weak))
+#else
+#define REFPAGE_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The library's version, "major.minor.patch". The string is constant. */
+REFPAGE_API const char *refpage_version(void);
+
+/* How untouched memory gets its content in this process: "lazy", "cow", "eager", "memset", or "off" (it
+ * gets none). The string is constant. */
+REFPAGE_API const char *refpage_service(void);
+
+/* The eight bytes that untouched memory repeats, as they read at an 8-byte boundary: 0xaaaaaaaaaaaaaaaa
+ * unless REFPAGE_OPTIONS says otherwise. */
+REFPAGE_API uint64_t refpage_pattern(void);
+
+/* Writes the block of statistics that stats=1 prints at exit to the file descriptor fd. */
+REFPAGE_API void refpage_stats_print(int fd);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

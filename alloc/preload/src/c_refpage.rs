@@ -1,0 +1,39 @@
+//! The `refpage_*` symbols: what a program served by refpage may ask it. `include/refpage.h` declares them.
+
+use core::ffi::{CStr, c_char, c_int};
+
+/// The version of this library, "major.minor.patch": a constant.
+#[unsafe(no_mangle)]
+pub extern "C" fn refpage_version() -> *const c_char {
+    concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
+}
+
+/// The name of the service in use: a constant for the life of the process.
+#[unsafe(no_mangle)]
+pub extern "C" fn refpage_service() -> *const c_char {
+    c_name(refpage_alloc::service_name()).as_ptr()
+}
+
+/// The eight bytes that untouched memory repeats, in memory order from the low byte up on little-endian.
+#[unsafe(no_mangle)]
+pub extern "C" fn refpage_pattern() -> u64 {
+    refpage_alloc::pattern()
+}
+
+/// Writes the human block of statistics to the descriptor `fd`, without allocating.
+#[unsafe(no_mangle)]
+pub extern "C" fn refpage_stats_print(fd: c_int) {
+    refpage_alloc::print_stats(fd);
+}
+
+/// The service's name as C wants it: with the NUL that a `&str` has no room for.
+fn c_name(service: &str) -> &'static CStr {
+    match service {
+        "lazy" => c"lazy",
+        "cow" => c"cow",
+        "eager" => c"eager",
+        "memset" => c"memset",
+        "off" => c"off",
+        _ => c"unknown",
+    }
+}
