@@ -1,1 +1,50 @@
-//! Placeholder, replaced in the same session.
+//! Memory whose missing pages hold a known content: pages are moved in, not filled on demand.
+//!
+//! # The nouns
+//!
+//! - **OS page**: what sysconf says, 4, 16 or 64 KiB. Here "page" alone means an OS page.
+//! - [`Region`]: the one big VMA. Never split.
+//! - **Page run**: contiguous pages of the Region that belong together; who divides the Region
+//!   into runs implements [`Runs`] and keeps a [`RunWindow`] for each.
+//! - [`Content`]: what an untouched byte reads as.
+//! - **Page pool** : pages that already hold their content, in VMAs of their own.
+//! - **Fault handler** : the thread that answers missing faults with a *window* of
+//!   pages from the pool.
+//! - [`Service`]: how content gets under the program's accesses in this process.
+//!
+//! # Who calls whom
+//!
+//! ```text
+//!     allocator ── provide, prefill, refill, release ──▶ Engine ───────────▶ Region
+//!         ▲                                                │ place()           ▲
+//!         │ run_at, purge                                  ▼                   │ MOVE, COPY
+//!      Handler ◀── missing fault ── the program         Pool, Sources ─────────┘
+//!         └───────────── place() ─────────────────────────▲
+//! ```
+//!
+//! Everything below is `no_std` and allocates nothing: it runs inside malloc.
+
+#![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+mod bits;
+mod content;
+mod counters;
+mod engine;
+mod handler;
+mod place;
+mod pool;
+mod region;
+mod runs;
+mod service;
+pub mod sys;
+
+pub use bits::{PageBits, Pages};
+pub use content::Content;
+pub use counters::{Count, Counters};
+pub use engine::{Config, Engine, Reason, probe_channel};
+pub use region::Region;
+pub use runs::{RunWindow, Runs};
+pub use service::{Attempts, Service};

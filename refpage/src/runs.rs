@@ -1,0 +1,157 @@
+//! What the fault handler knows of a page run: its bounds, its content, and its own history.
+
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use crate::bits::Pages;
+
+/// Whoever divides the Region into page runs, as the engine sees it.
+///
+/// Both functions are called from the fault handler: they touch no heap memory, and wait for no
+/// lock that anyone holds across such an access.
+pub trait Runs: Sync {
+    /// The run that the page belongs to, if it belongs to one.
+    fn run_at(&self, page: usize) -> Option<&RunWindow>;
+
+    /// Gives back what has not been used for long enough; called every now and then. True if
+    /// there is more to give back later.
+    fn purge(&self, now_ms: u64) -> bool;
+}
+
+/// Bounds, content and fault history of one page run.
+///
+/// The owner writes it while nobody can fault on the run; then the handler is its only writer.
+/// Every field is an atomic because both are different threads.
+#[derive(Debug, Default)]
+pub struct RunWindow {
+    first: AtomicUsize,
+    count: AtomicUsize,
+    /// Pages at the start that read as zero where they are missing; the rest reads as the
+    /// content.
+    zero: AtomicUsize,
+    /// Where the next fault of a sequential user would be, as an offset into the run.
+    next: AtomicUsize,
+    /// Pages that the last fault was answered with; 0 before the first.
+    window: AtomicU32,
+    /// What the first fault is answered with, from what such runs were used for before.
+    hint: AtomicU32,
+}
+
+impl RunWindow {
+    /// Sets up a run of `pages` whose first `zero` pages read as zero while missing. `hint` pages
+    /// are moved in at the first fault if it is at the start.
+    pub fn open(&self, pages: Pages, zero: usize, hint: usize) {
+        self.first.store(pages.first, Ordering::Relaxed);
+        self.count.store(pages.count, Ordering::Relaxed);
+        self.zero.store(zero, Ordering::Relaxed);
+        self.next.store(0, Ordering::Relaxed);
+        self.window.store(0, Ordering::Relaxed);
+        self.hint.store(hint.clamp(1, u32::MAX as usize) as u32, Ordering::Relaxed);
+    }
+
+    /// The run's pages.
+    pub fn pages(&self) -> Pages {
+        Pages {
+            first: self.first.load(Ordering::Relaxed),
+            count: self.count.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Makes the run longer or shorter.
+    pub fn resize(&self, count: usize) {
+        self.count.store(count, Ordering::Relaxed);
+    }
+
+    /// Pages at the start that read as zero where they are missing.
+    pub fn zero_pages(&self) -> usize {
+        self.zero.load(Ordering::Relaxed)
+    }
+
+    /// Changes [`zero_pages`](Self::zero_pages).
+    pub fn set_zero_pages(&self, zero: usize) {
+        self.zero.store(zero, Ordering::Relaxed);
+    }
+
+    /// The pages to answer a fault on `page` with, given that the run may hold `limit` pages of
+    /// window: it doubles while faults are sequential, and is one page while they are scattered.
+    pub fn window_at(&self, page: usize, limit: usize) -> Pages {
+        let pages = self.pages();
+        let offset = page.wrapping_sub(pages.first);
+        if offset >= pages.count {
+            return Pages { first: page, count: 1 };
+        }
+        let last = self.window.load(Ordering::Relaxed) as usize;
+        let next = self.next.load(Ordering::Relaxed);
+        let sequential = offset.wrapping_sub(next) < last.max(1);
+        let window = match (last, sequential) {
+            (0, true) => self.hint.load(Ordering::Relaxed) as usize,
+            (_, true) => last * 2,
+            (_, false) => 1,
+        };
+        // A window that is cut short at the border of two contents goes on after it.
+        let zero = self.zero_pages();
+        let end = if offset < zero { zero } else { pages.count };
+        let count = window.clamp(1, limit).min(end - offset);
+        self.window.store(count as u32, Ordering::Relaxed);
+        self.next.store(offset + count, Ordering::Relaxed);
+        Pages { first: page, count }
+    }
+
+    /// Tells the history that pages up to `end` were put in place, further than asked for.
+    pub fn advance_to(&self, end: usize) {
+        let offset = end.saturating_sub(self.pages().first);
+        self.next.store(offset, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(zero: usize, hint: usize) -> RunWindow {
+        let run = RunWindow::default();
+        run.open(Pages { first: 1000, count: 100 }, zero, hint);
+        run
+    }
+
+    fn answer(run: &RunWindow, page: usize) -> (usize, usize) {
+        let window = run.window_at(page, 64);
+        (window.first, window.count)
+    }
+
+    #[test]
+    fn the_window_doubles_while_faults_are_sequential_and_stays_within_the_run() {
+        let run = run(0, 1);
+        let mut page = 1000;
+        for expected in [1, 2, 4, 8, 16, 32, 37] {
+            assert_eq!(answer(&run, page), (page, expected));
+            page += expected;
+        }
+        assert_eq!(page, 1100);
+    }
+
+    #[test]
+    fn scattered_faults_get_one_page_each() {
+        let run = run(0, 1);
+        for page in [1050, 1010, 1090, 1000] {
+            assert_eq!(answer(&run, page), (page, 1));
+        }
+    }
+
+    #[test]
+    fn the_first_fault_at_the_start_takes_the_hint() {
+        assert_eq!(answer(&run(0, 32), 1000), (1000, 32));
+        assert_eq!(answer(&run(0, 32), 1040), (1040, 1));
+    }
+
+    #[test]
+    fn no_window_crosses_from_zero_to_content() {
+        let run = run(10, 64);
+        assert_eq!(answer(&run, 1000), (1000, 10));
+        assert_eq!(answer(&run, 1010), (1010, 20));
+    }
+
+    #[test]
+    fn a_page_outside_the_run_is_served_alone() {
+        assert_eq!(answer(&run(0, 32), 5), (5, 1));
+    }
+}

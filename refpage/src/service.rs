@@ -1,0 +1,105 @@
+//! Services: how content gets under the program's accesses in this process, and which can be had.
+
+use core::fmt;
+use core::sync::atomic::{AtomicU8, Ordering};
+
+use rustix::io::Errno;
+
+use crate::sys::uffd::{Uffd, Way};
+
+/// How content gets under the program's accesses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Service {
+    /// Missing faults are answered by moving pages in.
+    Lazy,
+    /// Memory is filled when it is allocated.
+    Memset,
+    /// Nothing is filled: the baseline that the others are measured against.
+    Off,
+}
+
+impl Service {
+    /// Its name in options, statistics and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Service::Lazy => "lazy",
+            Service::Memset => "memset",
+            Service::Off => "off",
+        }
+    }
+
+    pub(crate) fn from_u8(value: u8) -> Self {
+        match value {
+            0 => Service::Lazy,
+            1 => Service::Memset,
+            _ => Service::Off,
+        }
+    }
+}
+
+/// The service in force: a child of fork may have to take a lesser one.
+#[derive(Debug)]
+pub(crate) struct AtomicService(AtomicU8);
+
+impl AtomicService {
+    pub(crate) const fn new(value: Service) -> Self {
+        Self(AtomicU8::new(value as u8))
+    }
+    pub(crate) fn get(&self) -> Service {
+        Service::from_u8(self.0.load(Ordering::Relaxed))
+    }
+    pub(crate) fn set(&self, value: Service) {
+        self.0.store(value as u8, Ordering::Relaxed);
+    }
+}
+
+/// What every way to a userfaultfd answered; the first that works ends the search.
+#[derive(Debug, Default)]
+pub struct Attempts {
+    failed: [Option<(Way, Errno)>; Way::ALL.len()],
+}
+
+impl Attempts {
+    /// Tries the ways in order.
+    pub fn open() -> (Option<(Way, Uffd)>, Self) {
+        let mut attempts = Self::default();
+        for (way, failed) in Way::ALL.into_iter().zip(&mut attempts.failed) {
+            match Uffd::open(way) {
+                Ok(uffd) => return (Some((way, uffd)), attempts),
+                Err(errno) => *failed = Some((way, errno)),
+            }
+        }
+        (None, attempts)
+    }
+
+    /// The ways that failed, and with what.
+    pub fn failed(&self) -> impl Iterator<Item = (Way, Errno)> + '_ {
+        self.failed.iter().flatten().copied()
+    }
+}
+
+impl fmt::Display for Attempts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (way, errno)) in self.failed().enumerate() {
+            let comma = if i > 0 { ", " } else { "" };
+            write!(f, "{comma}{}: {}", way.as_str(), name(errno))?;
+        }
+        Ok(())
+    }
+}
+
+/// What an errno means for someone who wants a userfaultfd, without libc's allocating strerror.
+pub fn name(errno: Errno) -> &'static str {
+    match errno {
+        Errno::ACCESS => "no permission for the file",
+        Errno::PERM => "no privilege, or forbidden by a filter",
+        Errno::NOENT => "no such file",
+        Errno::NOSYS => "not in this kernel",
+        Errno::INVAL => "refused by this kernel",
+        Errno::MFILE | Errno::NFILE => "out of file descriptors",
+        Errno::NOMEM => "out of memory or address space",
+        Errno::NXIO | Errno::NODEV => "no such device",
+        _ => "failed",
+    }
+}

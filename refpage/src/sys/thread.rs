@@ -1,0 +1,105 @@
+//! A thread that libc does not know: the fault handler's.
+//!
+//! A pthread would allocate in its creator (the TLS vector comes from malloc), would switch off
+//! glibc's single-threaded fast paths for good, would take part in setuid broadcasts, and would
+//! keep a process alive whose last own thread called `pthread_exit`. A bare `clone` does none of
+//! that. Left out of the flags are CLONE_FILES, so that the thread starts with a descriptor table
+//! of its own, and CLONE_FS, so that the program may still `setns` and `unshare`.
+
+use core::ffi::{c_int, c_void};
+
+use rustix::io::{Errno, Result};
+
+use super::vm;
+
+/// The handler's frames are shallow; the guard page below turns a surprise into a crash.
+const STACK: usize = 64 * 1024;
+
+/// Memory that a bare thread runs on; mapped once, used again by the handler after fork.
+#[derive(Debug)]
+pub struct Stack {
+    base: *mut u8,
+}
+
+// SAFETY: the mapping belongs to whoever holds the value; it has no thread affinity.
+unsafe impl Send for Stack {}
+
+impl Stack {
+    /// Maps a stack with a guard page at its low end.
+    ///
+    /// # Errors
+    /// ENOMEM when there is no address space for it.
+    pub fn map() -> Result<Self> {
+        let base = vm::reserve(STACK + vm::page_size(), vm::page_size())?;
+        // SAFETY: the lowest page of a mapping made just above.
+        unsafe {
+            rustix::mm::mprotect(
+                base.cast(),
+                vm::page_size(),
+                rustix::mm::MprotectFlags::empty(),
+            )?;
+        }
+        Ok(Self { base })
+    }
+
+    fn top(&self) -> *mut c_void {
+        // SAFETY: one past the end of the mapping of this very size.
+        unsafe { self.base.add(STACK + vm::page_size()) }.cast()
+    }
+}
+
+/// Starts `entry(arg)` on `stack` with every signal blocked.
+///
+/// # Safety
+/// `entry` never returns, touches no thread-local storage (it shares its creator's), never
+/// panics, and calls nothing that needs a libc thread. `stack` is in use by no live thread.
+/// Statics that it uses live for ever.
+pub unsafe fn spawn(
+    stack: &Stack,
+    entry: extern "C" fn(*mut c_void) -> c_int,
+    arg: *mut c_void,
+) -> Result<()> {
+    let flags = libc::CLONE_VM
+        | libc::CLONE_SIGHAND
+        | libc::CLONE_THREAD
+        | libc::CLONE_SYSVSEM;
+    let _errno = vm::KeepErrno::new();
+    let (all, mut old) = (u64::MAX, 0u64);
+    // SAFETY: the kernel reads and writes one 8-byte signal set each. The raw call blocks also the
+    // two signals that libc keeps for itself. clone gets a stack of its own and an entry that, by
+    // the caller's promise, can live without libc's idea of a thread; the new thread inherits the
+    // blocked mask, ours is put back.
+    let rc = unsafe {
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK, &raw const all, &raw mut old, 8);
+        let rc = libc::clone(entry, stack.top(), flags, arg);
+        let set = libc::SIG_SETMASK;
+        libc::syscall(libc::SYS_rt_sigprocmask, set, &raw const old, 0usize, 8);
+        rc
+    };
+    // SAFETY: errno was set by the failing clone.
+    if rc < 0 { Err(Errno::from_raw_os_error(unsafe { *libc::__errno_location() })) } else { Ok(()) }
+}
+
+/// Closes every descriptor of the calling thread's own table but `keep`.
+pub fn close_all_but(keep: i32) {
+    if close_range(0, keep - 1).is_ok() && close_range(keep + 1, i32::MAX).is_ok() {
+        return;
+    }
+    // Before Linux 5.9, one by one.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = limit.unwrap_or(u64::MAX).min(1 << 16) as i32;
+    for fd in (0..limit).filter(|&fd| fd != keep) {
+        // SAFETY: the descriptors of this table are nobody else's.
+        unsafe { rustix::io::close(fd) };
+    }
+}
+
+fn close_range(first: i32, last: i32) -> Result<()> {
+    if first > last {
+        return Ok(());
+    }
+    // SAFETY: only the caller's private descriptor table is concerned. The raw number is used
+    // because glibc has a wrapper only since 2.34.
+    let rc = unsafe { libc::syscall(libc::SYS_close_range, first as u32, last as u32, 0u32) };
+    if rc == 0 { Ok(()) } else { Err(Errno::NOSYS) }
+}

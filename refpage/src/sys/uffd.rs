@@ -1,0 +1,358 @@
+//! userfaultfd: the calls that this project needs, on rustix's raw ioctl.
+//!
+//! The kernel's numbers and structures come from `linux-raw-sys` (`linux/userfaultfd.h`); the
+//! behaviour noted here was read in `mm/userfaultfd.c` and `fs/userfaultfd.c` of 6.12 to 6.18.
+
+use core::ffi::c_void;
+
+use linux_raw_sys::general as k;
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{Errno, Result};
+use rustix::ioctl::{self, Ioctl, IoctlOutput, Opcode, Updater, opcode};
+use rustix::mm::UserfaultfdFlags;
+
+const GROUP: u8 = 0xAA;
+
+/// `UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES`, which the bindings leave out.
+const MOVE_ALLOW_SRC_HOLES: u64 = 1 << 1;
+
+/// A way to get a userfaultfd that also sees faults taken inside system calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// `/dev/userfaultfd`: who may open the file may use it (Linux 6.1+).
+    Device,
+    /// The system call: CAP_SYS_PTRACE, or `vm.unprivileged_userfaultfd=1`.
+    Syscall,
+}
+
+impl Way {
+    /// All of them, in the order in which they are tried.
+    pub const ALL: [Way; 2] = [Way::Device, Way::Syscall];
+
+    /// What it is called in messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Way::Device => "/dev/userfaultfd",
+            Way::Syscall => "the userfaultfd system call",
+        }
+    }
+}
+
+/// What the kernel can do on a descriptor (`UFFD_FEATURE_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features(pub u64);
+
+impl Features {
+    /// Pages can be moved in (Linux 6.8+).
+    pub fn has_move(self) -> bool {
+        self.0 & k::UFFD_FEATURE_MOVE as u64 != 0
+    }
+    /// Write protection can be registered, which lets a pool take pages back.
+    pub fn has_write_protect(self) -> bool {
+        self.0 & k::UFFD_FEATURE_PAGEFAULT_FLAG_WP as u64 != 0
+    }
+    /// A page can be poisoned (Linux 6.6+).
+    pub fn has_poison(self) -> bool {
+        self.0 & k::UFFD_FEATURE_POISON as u64 != 0
+    }
+    /// Write protection can be resolved in the kernel (Linux 6.7+).
+    pub fn has_async_write_protect(self) -> bool {
+        self.0 & k::UFFD_FEATURE_WP_ASYNC as u64 != 0
+    }
+}
+
+/// Which events a range raises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watch {
+    /// Missing pages raise a fault: the Region.
+    Missing,
+    /// Nothing is raised, but pages may be moved in: the pool.
+    MoveTarget,
+}
+
+/// How far a MOVE, COPY or ZEROPAGE came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes done, a whole number of OS pages.
+    pub done: usize,
+    /// What stopped it before the end. `EXIST`: a destination page is there already. `NOENT`: a
+    /// hole in the source. `BUSY`: a source page is shared or pinned. `AGAIN`: the address space
+    /// is changing, or nothing in particular: try again.
+    pub stop: Option<Errno>,
+}
+
+/// A missing fault, as read from the descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The OS page's first address.
+    pub address: usize,
+}
+
+/// An open userfaultfd after its API handshake.
+#[derive(Debug)]
+pub struct Uffd {
+    fd: OwnedFd,
+    features: Features,
+}
+
+impl Uffd {
+    /// Opens a descriptor by `way` and agrees on features: MOVE and write protection where the
+    /// kernel has them.
+    ///
+    /// # Errors
+    /// NOENT, ACCESS or PERM: this way is not open to the process. NOSYS: not in this kernel.
+    pub fn open(way: Way) -> Result<Self> {
+        let wanted = (k::UFFD_FEATURE_MOVE | k::UFFD_FEATURE_PAGEFAULT_FLAG_WP) as u64;
+        // An older kernel refuses the handshake as a whole, and a descriptor has only one.
+        match Self::open_with(way, wanted) {
+            Err(Errno::INVAL) => Self::open_with(way, 0),
+            other => other,
+        }
+    }
+
+    fn open_with(way: Way, features: u64) -> Result<Self> {
+        let fd = match way {
+            Way::Device => {
+                let device = rustix::fs::open(
+                    c"/dev/userfaultfd",
+                    OFlags::RDWR | OFlags::CLOEXEC,
+                    Mode::empty(),
+                )?;
+                // SAFETY: USERFAULTFD_IOC_NEW takes open flags by value and returns a descriptor.
+                unsafe { ioctl::ioctl(&device, NewUffd)? }
+            }
+            // SAFETY: the descriptor shows nobody but this process its own faults.
+            Way::Syscall => unsafe {
+                rustix::mm::userfaultfd(UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK)?
+            },
+        };
+        let mut api = k::uffdio_api { api: k::UFFD_API as u64, features, ioctls: 0 };
+        const OP: Opcode = opcode::read_write::<k::uffdio_api>(GROUP, k::_UFFDIO_API as u8);
+        // SAFETY: UFFDIO_API reads and writes a `uffdio_api`.
+        unsafe { ioctl::ioctl(&fd, Updater::<OP, _>::new(&mut api))? };
+        // The answer lists all that the kernel has, not only what was asked for.
+        Ok(Self { fd, features: Features(api.features) })
+    }
+
+    /// What this kernel can do.
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
+    /// A second descriptor of the same userfaultfd with a number of at least `min`, out of the
+    /// way of programs that count on low numbers. Stays where it is if there is no room above.
+    pub fn renumber(self, min: RawFd) -> Self {
+        match rustix::io::fcntl_dupfd_cloexec(&self.fd, min) {
+            Ok(fd) => Self { fd, features: self.features },
+            Err(_) => self,
+        }
+    }
+
+    /// Gives the descriptor's number away for good: it stays open, unowned.
+    pub fn into_channel(self) -> Channel {
+        Channel(rustix::fd::IntoRawFd::into_raw_fd(self.fd))
+    }
+
+    /// This userfaultfd, borrowed as a channel.
+    pub fn channel(&self) -> Channel {
+        Channel(self.fd.as_raw_fd())
+    }
+}
+
+/// The number of a userfaultfd in the calling thread's descriptor table.
+///
+/// It may have been closed by the program, and its number used again: then every call here fails
+/// (BADF, NOTTY), which is harmless. Only [`read_faults`](Self::read_faults) would do damage to a
+/// foreign descriptor; it is for the handler, whose table is private.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Channel(pub RawFd);
+
+impl Channel {
+    fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the number is borrowed for one call that is harmless on a foreign descriptor.
+        unsafe { BorrowedFd::borrow_raw(self.0) }
+    }
+
+    /// The inode behind the number: it tells this userfaultfd from whatever else has the number
+    /// later. 0 if the number is closed.
+    pub fn inode(&self) -> u64 {
+        rustix::fs::fstat(self.fd()).map_or(0, |stat| stat.st_ino)
+    }
+
+    /// Closes the number; the caller has made sure that it is still the userfaultfd's.
+    pub fn close(&self) {
+        // SAFETY: the caller owns the number.
+        unsafe { rustix::io::close(self.0) };
+    }
+
+    /// Registers a range; the whole of it must be private anonymous memory.
+    pub fn register(&self, start: *mut u8, len: usize, mode: Watch) -> Result<()> {
+        let mode = match mode {
+            Watch::Missing => k::UFFDIO_REGISTER_MODE_MISSING,
+            Watch::MoveTarget => k::UFFDIO_REGISTER_MODE_WP,
+        };
+        let mut arg = k::uffdio_register {
+            range: k::uffdio_range { start: start as u64, len: len as u64 },
+            mode: mode as u64,
+            ioctls: 0,
+        };
+        const OP: Opcode =
+            opcode::read_write::<k::uffdio_register>(GROUP, k::_UFFDIO_REGISTER as u8);
+        // SAFETY: UFFDIO_REGISTER reads and writes a `uffdio_register`.
+        unsafe { ioctl::ioctl(self.fd(), Updater::<OP, _>::new(&mut arg)) }
+    }
+
+    /// Moves pages from `src` to `dst` and wakes who waits for them (Linux 6.8+). Holes in the
+    /// source are passed over only if `allow_holes`.
+    pub fn move_pages(&self, dst: *mut u8, src: *mut u8, len: usize, holes: Holes) -> Progress {
+        let mode = match holes {
+            Holes::Refuse => 0,
+            Holes::Skip => MOVE_ALLOW_SRC_HOLES,
+        };
+        let mut arg = k::uffdio_move {
+            dst: dst as u64,
+            src: src as u64,
+            len: len as u64,
+            mode,
+            // Some EINVAL paths leave it alone.
+            move_: 0,
+        };
+        const OP: Opcode = opcode::read_write::<k::uffdio_move>(GROUP, k::_UFFDIO_MOVE as u8);
+        // SAFETY: UFFDIO_MOVE reads and writes a `uffdio_move`; that the moved pages are nobody's
+        // at the source is the owner's business, as with any store to them.
+        let result = unsafe { ioctl::ioctl(self.fd(), Updater::<OP, _>::new(&mut arg)) };
+        progress(result, arg.move_)
+    }
+
+    /// Copies pages from `src` to missing pages at `dst` and wakes who waits for them.
+    pub fn copy(&self, dst: *mut u8, src: *const u8, len: usize) -> Progress {
+        let mut arg =
+            k::uffdio_copy { dst: dst as u64, src: src as u64, len: len as u64, mode: 0, copy: 0 };
+        const OP: Opcode = opcode::read_write::<k::uffdio_copy>(GROUP, k::_UFFDIO_COPY as u8);
+        // SAFETY: UFFDIO_COPY reads and writes a `uffdio_copy`; it fills only missing pages.
+        let result = unsafe { ioctl::ioctl(self.fd(), Updater::<OP, _>::new(&mut arg)) };
+        progress(result, arg.copy)
+    }
+
+    /// Wakes who waits for a page of the range.
+    pub fn wake(&self, start: *mut u8, len: usize) -> Result<()> {
+        let mut arg = k::uffdio_range { start: start as u64, len: len as u64 };
+        // The header declares it _IOR, unlike its siblings.
+        const OP: Opcode = opcode::read::<k::uffdio_range>(GROUP, k::_UFFDIO_WAKE as u8);
+        // SAFETY: UFFDIO_WAKE reads a `uffdio_range`.
+        unsafe { ioctl::ioctl(self.fd(), Updater::<OP, _>::new(&mut arg)) }
+    }
+
+    /// Reads pending faults into `out` without waiting; the count is 0 when there are none.
+    ///
+    /// # Safety
+    /// The number still names the userfaultfd: the calling thread's table is its own.
+    pub unsafe fn read_faults(&self, out: &mut FaultBuffer) -> Result<usize> {
+        let size = size_of::<k::uffd_msg>();
+        let bytes = out.messages.len() * size;
+        // SAFETY: `uffd_msg` is plain data, and the buffer is `bytes` long.
+        let buffer = unsafe {
+            core::slice::from_raw_parts_mut(out.messages.as_mut_ptr().cast::<u8>(), bytes)
+        };
+        match rustix::io::read(self.fd(), buffer) {
+            Ok(n) => Ok(n / size),
+            Err(Errno::AGAIN) => Ok(0),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Waits for a fault, for `timeout_ms` milliseconds at most (none: for ever). True if
+    /// something can be read.
+    pub fn poll(&self, timeout_ms: Option<u64>) -> Result<bool> {
+        let timeout = timeout_ms.map(|ms| rustix::event::Timespec {
+            tv_sec: (ms / 1000) as i64,
+            tv_nsec: (ms % 1000) as i64 * 1_000_000,
+        });
+        let mut fds = [rustix::event::PollFd::new(&self, rustix::event::PollFlags::IN)];
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(n) => Ok(n > 0),
+            Err(Errno::INTR) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd()
+    }
+}
+
+/// What MOVE does where the source has no page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holes {
+    /// Stop there with NOENT.
+    Refuse,
+    /// Leave the destination missing too.
+    Skip,
+}
+
+/// Room for the faults that one read takes.
+pub struct FaultBuffer {
+    messages: [k::uffd_msg; Self::CAPACITY],
+}
+
+impl core::fmt::Debug for FaultBuffer {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("FaultBuffer").finish_non_exhaustive()
+    }
+}
+
+impl Default for FaultBuffer {
+    fn default() -> Self {
+        // SAFETY: `uffd_msg` is plain data for which zeros are a value.
+        Self { messages: unsafe { core::mem::zeroed() } }
+    }
+}
+
+impl FaultBuffer {
+    /// Faults that one read takes at most.
+    pub const CAPACITY: usize = 16;
+
+    /// The fault at `index` of the last read; none if that message is another event.
+    pub fn fault(&self, index: usize) -> Option<Fault> {
+        let message = self.messages.get(index)?;
+        if u32::from(message.event) != k::UFFD_EVENT_PAGEFAULT {
+            return None;
+        }
+        // SAFETY: the event says which field of the union the kernel wrote.
+        let fault = unsafe { message.arg.pagefault };
+        Some(Fault { address: fault.address as usize })
+    }
+}
+
+fn progress(result: Result<()>, field: i64) -> Progress {
+    match result {
+        // A complete ioctl returns 0 and the length; a short one AGAIN and the part done.
+        Ok(()) => Progress { done: field.max(0) as usize, stop: None },
+        Err(stop) => Progress { done: field.max(0) as usize, stop: Some(stop) },
+    }
+}
+
+/// `USERFAULTFD_IOC_NEW`, whose argument is a value and whose result is a descriptor.
+struct NewUffd;
+
+// SAFETY: opcode and calling convention are those of `linux/userfaultfd.h`.
+unsafe impl Ioctl for NewUffd {
+    type Output = OwnedFd;
+    const IS_MUTATING: bool = false;
+
+    fn opcode(&self) -> Opcode {
+        opcode::none(GROUP, 0)
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        (OFlags::CLOEXEC | OFlags::NONBLOCK).bits() as usize as *mut c_void
+    }
+
+    unsafe fn output_from_ptr(out: IoctlOutput, _: *mut c_void) -> Result<OwnedFd> {
+        // SAFETY: on success the ioctl returns a fresh descriptor that nobody else owns.
+        Ok(unsafe { OwnedFd::from_raw_fd(out) })
+    }
+}
