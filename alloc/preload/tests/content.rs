@@ -26,9 +26,16 @@ for_each_service! {
 /// The checks themselves can tell: a plain malloc does not pass them.
 #[test]
 fn plain_malloc_fails_these_checks() {
-    let Some(program) = c_program("content") else { return };
+    let Some(program) = c_program("content") else {
+        return;
+    };
     for behaviour in ["fresh", "recycled", "resized"] {
         let outcome = run(Command::new(&program).arg(behaviour));
-        assert_eq!(outcome.status.code(), Some(1), "{behaviour}: {}", outcome.stderr);
+        assert_eq!(
+            outcome.status.code(),
+            Some(1),
+            "{behaviour}: {}",
+            outcome.stderr
+        );
     }
 }

@@ -1,0 +1,127 @@
+/* What programs do to their process: close descriptors that are not theirs, load and unload libraries. */
+#include "check.h"
+
+#include <dirent.h>
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/syscall.h>
+
+#define BLOCK (8 * MIB)
+
+static void touch(unsigned char *block, const char *when) {
+    for (size_t at = 0; at < BLOCK; at += 16 * 4096)
+        EXPECT_PATTERN(block + at, 4096, when);
+    EXPECT_PATTERN(block, BLOCK, when);
+    memset(block, 'x', BLOCK);
+}
+
+static void expect_served(unsigned char *before, const char *when) {
+    touch(before, when);
+    for (int round = 0; round < 4; round++) {
+        unsigned char *block = need(malloc(BLOCK));
+        touch(block, when);
+        free(block);
+    }
+    free(before);
+}
+
+/* Every descriptor from 3 on, in one call, then one by one; their numbers are then used for other files. */
+static void descriptors_closed(void) {
+    unsigned char *first = need(malloc(BLOCK)), *second = need(malloc(BLOCK)), *third = need(malloc(BLOCK));
+    first[MIB] = pattern();
+    if (syscall(SYS_close_range, 3, ~0u, 0) != 0)
+        CHECK(errno == ENOSYS);
+    expect_served(first, "after close_range");
+    for (int fd = 3; fd < 1024; fd++)
+        close(fd);
+    expect_served(second, "after each close");
+    for (int i = 0; i < 64; i++)
+        CHECK(open(i % 2 ? "/dev/null" : "/dev/zero", O_RDWR) >= 0);
+    expect_served(third, "after the numbers were used again");
+}
+
+/* Closed before the heap has done anything large. */
+static void descriptors_closed_first(void) {
+    if (syscall(SYS_close_range, 3, ~0u, 0) != 0)
+        CHECK(errno == ENOSYS);
+    expect_served(need(malloc(BLOCK)), "after an early close_range");
+}
+
+static void *closes_and_touches(void *unused) {
+    if (syscall(SYS_close_range, 3, ~0u, 0) != 0)
+        CHECK(errno == ENOSYS);
+    expect_served(need(malloc(BLOCK)), "in a thread that closes descriptors");
+    return unused;
+}
+
+static void descriptors_closed_by_threads(void) {
+    pthread_t threads[4];
+    for (int i = 0; i < 4; i++)
+        CHECK(pthread_create(&threads[i], NULL, closes_and_touches, NULL) == 0);
+    for (int i = 0; i < 4; i++)
+        CHECK(pthread_join(threads[i], NULL) == 0);
+}
+
+typedef int work_function(int);
+
+static void *work_in_all(void *handles) {
+    for (void **handle = handles; *handle; handle++) {
+        work_function *work = (work_function *)dlsym(*handle, "library_work");
+        CHECK(work && work(0) && work(1));
+    }
+    return NULL;
+}
+
+/* Each .so of the directory that TEST_LIBRARIES names, all at once, with threads that meet their TLS. */
+static void libraries_come_and_go(void) {
+    const char *directory = getenv("TEST_LIBRARIES");
+    CHECK(directory);
+    for (int round = 0; round < 3; round++) {
+        void *handles[200];
+        size_t count = 0;
+        DIR *listing = opendir(directory);
+        CHECK(listing);
+        for (struct dirent *entry; (entry = readdir(listing)) != NULL;) {
+            char path[4096];
+            if (entry->d_name[0] == '.')
+                continue;
+            snprintf(path, sizeof path, "%s/%s", directory, entry->d_name);
+            CHECK(count < 199);
+            handles[count] = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+            if (!handles[count])
+                FAIL("%s", dlerror());
+            count++;
+        }
+        handles[count] = NULL;
+        closedir(listing);
+        CHECK(count >= 50);
+        pthread_t threads[4];
+        for (int i = 0; i < 4; i++)
+            CHECK(pthread_create(&threads[i], NULL, work_in_all, handles) == 0);
+        work_in_all(handles);
+        for (int i = 0; i < 4; i++)
+            CHECK(pthread_join(threads[i], NULL) == 0);
+        while (count > 0)
+            CHECK(dlclose(handles[--count]) == 0);
+    }
+    /* And some that are written by others. */
+    const char *others[] = {"libm.so.6", "libstdc++.so.6", "libz.so.1", "libcrypto.so.3", "libssl.so.3",
+                            "libsqlite3.so.0", "libxml2.so.2", "libgcc_s.so.1", "libresolv.so.2", "libcurl.so.4"};
+    for (int round = 0; round < 2; round++)
+        for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+            void *handle = dlopen(others[i], RTLD_NOW);
+            if (handle)
+                CHECK(dlclose(handle) == 0);
+        }
+}
+
+int main(int argc, char **argv) {
+    static const struct behaviour behaviours[] = {
+        {"descriptors-closed", descriptors_closed},
+        {"descriptors-closed-first", descriptors_closed_first},
+        {"descriptors-closed-by-threads", descriptors_closed_by_threads},
+        {"libraries", libraries_come_and_go},
+    };
+    return RUN_BEHAVIOUR(behaviours);
+}

@@ -1,0 +1,201 @@
+//! What happens at and beyond the borders: misuse ends with one clear line, exhaustion with ENOMEM, and an
+//! option that makes no sense with a word about it.
+
+mod common;
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use common::{c_program, is_served, preload, run, serve};
+
+fn misuse(behaviour: &str, verdict: &str) {
+    let Some(program) = c_program("misuse") else {
+        return;
+    };
+    let outcome = run(preload(Command::new(&program).arg(behaviour), ""));
+    outcome.expect_signal(libc::SIGABRT);
+    let pointer = outcome.stdout_text().trim().to_owned();
+    let lines: Vec<_> = outcome.stderr.lines().collect();
+    assert_eq!(lines.len(), 1, "one line: {}", outcome.stderr);
+    let line = lines[0];
+    assert!(line.starts_with("refpage: "), "{line}");
+    assert!(line.contains(verdict), "it was a {verdict}: {line}");
+    assert!(line.contains(&pointer), "it was {pointer}: {line}");
+}
+
+macro_rules! misuses {
+    ($($name:ident: $behaviour:literal is $verdict:literal;)*) => {
+        $(#[test] fn $name() { misuse($behaviour, $verdict) })*
+    };
+}
+
+misuses! {
+    double_free_of_a_small_block_ends_the_process: "double-free-small" is "double free";
+    double_free_of_a_medium_block_ends_the_process: "double-free-medium" is "double free";
+    double_free_of_a_large_block_ends_the_process: "double-free-large" is "double free";
+    double_free_after_other_work_ends_the_process: "double-free-later" is "double free";
+    free_of_the_stack_ends_the_process: "free-of-stack" is "invalid free";
+    free_of_a_static_ends_the_process: "free-of-static" is "invalid free";
+    free_of_a_wild_pointer_ends_the_process: "free-of-null-page" is "invalid free";
+    free_inside_a_small_block_ends_the_process: "free-inside-small" is "invalid free";
+    free_beside_the_alignment_ends_the_process: "free-misaligned" is "invalid free";
+    free_inside_a_large_block_ends_the_process: "free-inside-large" is "invalid free";
+    free_beside_a_large_blocks_start_ends_the_process: "free-large-misaligned" is "invalid free";
+    realloc_of_a_freed_block_ends_the_process: "realloc-of-freed" is "free";
+}
+
+fn limits(behaviour: &str, service: &str) {
+    let Some(program) = c_program("limits") else {
+        return;
+    };
+    if is_served(service) {
+        run(serve(Command::new(&program).arg(behaviour), service, 0xaa)).expect_success();
+    }
+}
+
+for_each_service! {
+    sizes_that_cannot_be_are_enomem => |service| limits("no-memory", service);
+    failed_realloc_keeps_the_block => |service| limits("failed-realloc", service);
+    null_and_zero_are_as_in_glibc => |service| limits("null-and-zero", service);
+    bad_alignments_are_told_apart => |service| limits("alignments", service);
+    free_with_a_size_frees => |service| limits("freed-with-size", service);
+    malloc_and_free_keep_errno => |service| limits("errno-is-kept", service);
+    limit_set_later_is_enomem_for_more_than_the_heap => |service| limits("limited-later", service);
+    a_program_lives_under_a_limit_of_2_gib => under_a_limit;
+}
+
+fn under_a_limit(service: &str) {
+    let Some(program) = c_program("limits") else {
+        return;
+    };
+    if !is_served(service) {
+        return;
+    }
+    let mut command = Command::new(&program);
+    serve(command.arg("under-a-limit"), service, 0xaa);
+    let limit = libc::rlimit {
+        rlim_cur: 2 << 30,
+        rlim_max: 2 << 30,
+    };
+    // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are allowed:
+    // setrlimit is one system call on a copy of a struct, and the error needs no allocation.
+    unsafe {
+        command.pre_exec(move || match libc::setrlimit(libc::RLIMIT_AS, &limit) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+    run(&mut command).expect_success();
+}
+
+#[test]
+fn accounting_symbols_add_up() {
+    let Some(program) = c_program("limits") else {
+        return;
+    };
+    let outcome = run(serve(
+        Command::new(&program).arg("accounting"),
+        "memset",
+        0xaa,
+    ));
+    let xml = outcome.expect_success().stdout_text();
+    assert!(xml.starts_with("<malloc version=\"1\">\n"), "{xml}");
+    assert!(xml.trim_end().ends_with("</malloc>"), "{xml}");
+    for (opening, closing) in [
+        ("<heap ", "</heap>"),
+        ("<sizes>", "</sizes>"),
+        ("<malloc ", "</malloc>"),
+    ] {
+        assert_eq!(xml.matches(opening).count(), 1, "{xml}");
+        assert_eq!(xml.matches(closing).count(), 1, "{xml}");
+    }
+}
+
+#[test]
+fn own_api_names_version_service_and_pattern() {
+    let Some(program) = c_program("own_api") else {
+        return;
+    };
+    for (pattern, service) in [(0xaa, "memset"), (0x5c, "memset"), (0xaa, "off")] {
+        let outcome = run(serve(&mut Command::new(&program), service, pattern));
+        let text = outcome.expect_success().stdout_text();
+        let mut lines = text.lines();
+        assert_eq!(
+            lines.next(),
+            Some(&*format!("{} {service}", env!("CARGO_PKG_VERSION")))
+        );
+        assert!(lines.next().is_some(), "refpage_stats_print prints: {text}");
+        assert!(!outcome.stderr.is_empty(), "malloc_stats prints on stderr");
+    }
+    let without = run(&mut Command::new(&program));
+    assert_eq!(
+        without.expect_success().stdout_text(),
+        "not served by refpage\n"
+    );
+}
+
+#[test]
+fn options_that_make_no_sense_are_named_and_passed_over() {
+    let Some(program) = c_program("service") else {
+        return;
+    };
+    for (options, named) in [
+        ("nonsense=1", "nonsense"),
+        ("service=memset:nonsense=1", "nonsense"),
+        ("pattern=zebra", "zebra"),
+        ("threshold=plenty", "plenty"),
+        ("service=fastest", "fastest"),
+        ("nonsense", "nonsense"),
+    ] {
+        let outcome = run(preload(&mut Command::new(&program), options));
+        outcome.expect_success();
+        let lines = outcome.refpage_lines();
+        assert_eq!(
+            lines.len(),
+            1,
+            "one line about {options}: {}",
+            outcome.stderr
+        );
+        assert!(lines[0].contains(named), "{options}: {}", lines[0]);
+    }
+}
+
+#[test]
+fn exactly_the_intended_symbols_are_exported() {
+    if !common::have("nm") {
+        return;
+    }
+    let mut nm = Command::new("nm");
+    let outcome = run(nm
+        .args(["--dynamic", "--defined-only", "--format=just-symbols"])
+        .arg(common::library()));
+    let text = outcome.expect_success().stdout_text();
+    let mut exported: Vec<_> = text.lines().collect();
+    exported.sort_unstable();
+    let expected = [
+        "aligned_alloc",
+        "calloc",
+        "cfree",
+        "free",
+        "free_aligned_sized",
+        "free_sized",
+        "mallinfo",
+        "mallinfo2",
+        "malloc",
+        "malloc_info",
+        "malloc_stats",
+        "malloc_trim",
+        "malloc_usable_size",
+        "memalign",
+        "posix_memalign",
+        "pvalloc",
+        "realloc",
+        "reallocarray",
+        "refpage_pattern",
+        "refpage_service",
+        "refpage_stats_print",
+        "refpage_version",
+        "valloc",
+    ];
+    assert_eq!(exported, expected);
+}

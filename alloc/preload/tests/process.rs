@@ -1,0 +1,170 @@
+//! The life of a process around its heap: before main, at exit, across fork and exec, without privilege.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{
+    PATTERNS, ScratchDir, c_library, c_program, check_content, is_served, library, run, serve,
+    service_taken, skipped,
+};
+
+for_each_service! {
+    constructors_and_destructors_have_a_heap => |service| check_content("early", &[], service);
+    a_librarys_constructor_has_a_heap => in_a_library;
+    thread_and_process_ends_have_a_heap => at_the_end;
+    fork_gives_each_side_its_own_heap => |service| check_content("fork", &["fork"], service);
+    a_raw_clone_is_noticed => |service| check_content("fork", &["raw-clone"], service);
+    forks_of_forks_have_a_heap => |service| check_content("fork", &["generations"], service);
+    a_vforked_child_touches_fresh_memory => |service| check_content("fork", &["vfork"], service);
+    fork_among_allocating_threads_never_hangs => |service| check_content("fork", &["among-threads"], service);
+    exec_starts_anew => |service| check_content("fork", &["exec"], service);
+    posix_spawn_starts_anew => |service| check_content("fork", &["spawn"], service);
+    system_and_popen_work => |service| check_content("fork", &["system"], service);
+    a_daemon_keeps_its_heap => |service| check_content("fork", &["daemon"], service);
+    closing_every_descriptor_stops_nothing =>
+        |service| check_content("surroundings", &["descriptors-closed"], service);
+    closing_every_descriptor_at_first_stops_nothing =>
+        |service| check_content("surroundings", &["descriptors-closed-first"], service);
+    threads_may_close_every_descriptor =>
+        |service| check_content("surroundings", &["descriptors-closed-by-threads"], service);
+    libraries_come_and_go => libraries;
+    it_works_without_privilege => without_privilege;
+}
+
+/// The library with the constructor is preloaded too, behind and before the heap.
+fn in_a_library(service: &str) {
+    let (Some(program), Some(other)) = (c_program("early"), c_library("library")) else {
+        return;
+    };
+    if !is_served(service) {
+        return;
+    }
+    for order in [[library(), other.clone()], [other, library()]] {
+        let mut command = Command::new(&program);
+        serve(&mut command, service, 0xaa);
+        command.env(
+            "LD_PRELOAD",
+            format!("{}:{}", order[0].display(), order[1].display()),
+        );
+        run(&mut command).expect_success();
+    }
+}
+
+fn at_the_end(service: &str) {
+    let Some(program) = c_program("ending") else {
+        return;
+    };
+    if is_served(service) {
+        let outcome = run(serve(&mut Command::new(program), service, 0x5c));
+        assert_eq!(outcome.expect_success().stdout_text(), "ended\n");
+    }
+}
+
+fn libraries(service: &str) {
+    let (Some(program), Some(other)) = (c_program("surroundings"), c_library("library")) else {
+        return;
+    };
+    if !is_served(service) {
+        return;
+    }
+    let dir = ScratchDir::new("libraries");
+    for i in 0..60 {
+        fs::copy(&other, dir.0.join(format!("lib{i}.so"))).expect("a copy of a library");
+    }
+    let mut command = Command::new(program);
+    command.arg("libraries").env("TEST_LIBRARIES", &dir.0);
+    run(serve(&mut command, service, 0xaa)).expect_success();
+}
+
+/// A user without privileges, and what it runs where it can read it.
+struct Nobody {
+    dir: ScratchDir,
+}
+
+impl Nobody {
+    const ID: u32 = 65534;
+
+    /// None, and said so, when this is not root, who alone can become nobody.
+    fn new() -> Option<Self> {
+        // SAFETY: `geteuid` has no precondition.
+        if unsafe { libc::geteuid() } != 0 {
+            skipped("not root: every other test is without privilege already");
+            return None;
+        }
+        // Not cargo's target directory, which may lie under a home that nobody may enter.
+        let name = format!(
+            "refpage-nobody.{}",
+            common::scratch("").file_name()?.display()
+        );
+        let dir = ScratchDir(std::env::temp_dir().join(name));
+        fs::create_dir(&dir.0).expect("a directory for temporary files");
+        readable(&dir.0);
+        Some(Self { dir })
+    }
+
+    fn bring(&self, file: &Path) -> PathBuf {
+        let copy = self
+            .dir
+            .0
+            .join(file.file_name().expect("a file has a name"));
+        fs::copy(file, &copy).expect("a copy");
+        readable(&copy);
+        copy
+    }
+
+    fn command(&self, program: &Path, service: &str, pattern: u8) -> Command {
+        let mut command = Command::new(self.bring(program));
+        serve(&mut command, service, pattern).env("LD_PRELOAD", self.bring(&library()));
+        command.current_dir(&self.dir.0).uid(Self::ID).gid(Self::ID);
+        command
+    }
+}
+
+fn readable(path: &Path) {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+        .expect("an owner may set permissions");
+}
+
+/// Whatever service nobody gets, it is named, told about once, and the content is right.
+fn without_privilege(service: &str) {
+    let (Some(which), Some(content)) = (c_program("service"), c_program("content")) else {
+        return;
+    };
+    let Some(nobody) = Nobody::new() else { return };
+    let outcome = run(&mut nobody.command(&which, service, 0xaa));
+    let taken = outcome.expect_success().stdout_text().trim().to_owned();
+    let told = outcome.refpage_lines().len();
+    assert_eq!(
+        told,
+        usize::from(taken != service),
+        "one line if {service} is not to be had: {}",
+        outcome.stderr
+    );
+    for pattern in PATTERNS {
+        for behaviour in ["fresh", "recycled", "resized"] {
+            run(nobody.command(&content, service, pattern).arg(behaviour)).expect_success();
+        }
+    }
+}
+
+/// Without `service=`, the best is taken, and there is nothing to tell.
+#[test]
+fn the_best_service_is_chosen_quietly() {
+    let Some((taken, told)) = service_taken("auto") else {
+        return;
+    };
+    assert_ne!(taken, "off");
+    assert_eq!(told, "");
+    let Some(nobody) = Nobody::new() else { return };
+    let Some(which) = c_program("service") else {
+        return;
+    };
+    let outcome = run(&mut nobody.command(&which, "auto", 0xaa));
+    assert_ne!(outcome.expect_success().stdout_text().trim(), "off");
+    assert_eq!(outcome.stderr, "");
+}
