@@ -14,8 +14,6 @@
 #ifndef REFPAGE_H
 #define REFPAGE_H
 
-#include <stdint.h>
-
 #ifdef REFPAGE_WEAK
 #define REFPAGE_API __attribute__((weak))
 #else
@@ -29,13 +27,13 @@ extern "C" {
 /* The library's version, "major.minor.patch". The string is constant. */
 REFPAGE_API const char *refpage_version(void);
 
-/* How untouched memory gets its content in this process: "lazy", "cow", "eager", "memset", or "off" (it
- * gets none). The string is constant. */
+/* How untouched memory gets its content in this process: "lazy", "memset", or "off" (it gets none). The
+ * string is constant. */
 REFPAGE_API const char *refpage_service(void);
 
-/* The eight bytes that untouched memory repeats, as they read at an 8-byte boundary: 0xaaaaaaaaaaaaaaaa
- * unless REFPAGE_OPTIONS says otherwise. */
-REFPAGE_API uint64_t refpage_pattern(void);
+/* The byte that untouched memory reads as: 0xaa unless REFPAGE_OPTIONS says otherwise; -1 when the service
+ * is "off". */
+REFPAGE_API int refpage_pattern(void);
 
 /* Writes the block of statistics that stats=1 prints at exit to the file descriptor fd. */
 REFPAGE_API void refpage_stats_print(int fd);

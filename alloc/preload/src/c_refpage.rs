@@ -14,10 +14,10 @@ pub extern "C" fn refpage_service() -> *const c_char {
     c_name(refpage_alloc::service_name()).as_ptr()
 }
 
-/// The eight bytes that untouched memory repeats, in memory order from the low byte up on little-endian.
+/// The byte that untouched memory reads as; -1 when the service is `off` and there is none.
 #[unsafe(no_mangle)]
-pub extern "C" fn refpage_pattern() -> u64 {
-    refpage_alloc::pattern()
+pub extern "C" fn refpage_pattern() -> c_int {
+    refpage_alloc::pattern().map_or(-1, c_int::from)
 }
 
 /// Writes the human block of statistics to the descriptor `fd`, without allocating.
@@ -30,8 +30,6 @@ pub extern "C" fn refpage_stats_print(fd: c_int) {
 fn c_name(service: &str) -> &'static CStr {
     match service {
         "lazy" => c"lazy",
-        "cow" => c"cow",
-        "eager" => c"eager",
         "memset" => c"memset",
         "off" => c"off",
         _ => c"unknown",

@@ -4,7 +4,7 @@ mod common;
 
 use std::process::Command;
 
-use common::{c_program, check_content, run};
+use common::{c_program, check_content, run, serve};
 
 for_each_service! {
     fresh_memory_reads_as_the_pattern => |service| check_content("content", &["fresh"], service);
@@ -21,6 +21,23 @@ for_each_service! {
     one_thread_makes_what_another_frees => |service| check_content("threads", &["make-and-free"], service);
     a_thousand_short_lived_threads_leave_no_trace => |service| check_content("threads", &["come-and-go"], service);
     threads_share_one_fresh_block => |service| check_content("threads", &["one-block"], service);
+}
+
+/// What holds for any malloc: this is also what the C program is checked with.
+#[test]
+fn calloc_and_realloc_need_no_service() {
+    let Some(program) = c_program("content") else {
+        return;
+    };
+    run(Command::new(&program).arg("unpatterned")).expect_success();
+    for service in ["off", "memset", "lazy"] {
+        run(serve(
+            Command::new(&program).arg("unpatterned"),
+            service,
+            0xaa,
+        ))
+        .expect_success();
+    }
 }
 
 /// The checks themselves can tell: a plain malloc does not pass them.

@@ -116,14 +116,16 @@ fn own_api_names_version_service_and_pattern() {
     let Some(program) = c_program("own_api") else {
         return;
     };
-    for (pattern, service) in [(0xaa, "memset"), (0x5c, "memset"), (0xaa, "off")] {
+    for (service, pattern, told) in [
+        ("memset", 0xaa, "170"),
+        ("memset", 0x5c, "92"),
+        ("off", 0xaa, "-1"),
+    ] {
         let outcome = run(serve(&mut Command::new(&program), service, pattern));
         let text = outcome.expect_success().stdout_text();
         let mut lines = text.lines();
-        assert_eq!(
-            lines.next(),
-            Some(&*format!("{} {service}", env!("CARGO_PKG_VERSION")))
-        );
+        let first = format!("{} {service} {told}", env!("CARGO_PKG_VERSION"));
+        assert_eq!(lines.next(), Some(&*first));
         assert!(lines.next().is_some(), "refpage_stats_print prints: {text}");
         assert!(!outcome.stderr.is_empty(), "malloc_stats prints on stderr");
     }

@@ -14,7 +14,6 @@ fn ten_thousand_large_blocks_are_one_vma() {
 
 #[test]
 fn large_blocks_are_one_vma_without_faults_too() {
-    check_content("vma", &["many-blocks", "2000", "131072"], "eager");
     check_content("vma", &["many-blocks", "2000", "131072"], "memset");
 }
 

@@ -119,6 +119,27 @@ static void zeroed(void) {
     }
 }
 
+/* What C promises, and no service is needed for. */
+static void unpatterned(void) {
+    static unsigned char *blocks[MAX_SIZES];
+    uint64_t state = 13;
+    choose_sizes();
+    for (int round = 0; round < 3; round++) {
+        for (size_t i = 0; i < size_count; i++) {
+            blocks[i] = need(calloc(sizes[i], 1));
+            EXPECT_BYTES(blocks[i], sizes[i], 0, "calloc");
+            scribble(blocks[i], sizes[i], &state);
+        }
+        for (size_t i = 0; i < size_count; i++) {
+            unsigned char byte = blocks[i][0];
+            size_t size = sizes[i] * 2 / (1 + random_next(&state) % 4) + 1;
+            blocks[i] = need(realloc(blocks[i], size));
+            EXPECT_BYTES(blocks[i], size < sizes[i] ? size : sizes[i], byte, "the old part after realloc");
+            free(blocks[i]);
+        }
+    }
+}
+
 /* One block under realloc, with a shadow of every byte. */
 struct shadowed {
     unsigned char *block;
@@ -261,6 +282,7 @@ int main(int argc, char **argv) {
         {"recycled", recycled},
         {"same-block", same_block_again_and_again},
         {"zeroed", zeroed},
+        {"unpatterned", unpatterned},
         {"resized", resized},
         {"many-resized", many_resized},
         {"resized-calloc", resized_calloc},

@@ -19,9 +19,6 @@ use std::time::{Duration, Instant};
 /// A run that takes longer hangs. No healthy one takes a tenth of it.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The services that give memory its content, in the order of the documentation.
-pub const SERVICES: [&str; 4] = ["lazy", "cow", "eager", "memset"];
-
 /// The default pattern, and one that the default cannot be mistaken for.
 pub const PATTERNS: [u8; 2] = [0xaa, 0x5c];
 
@@ -355,8 +352,6 @@ macro_rules! for_each_service {
             #[allow(unused_imports, reason = "not every check names something of its file")]
             use super::*;
             #[test] fn lazy() { ($check)("lazy") }
-            #[test] fn cow() { ($check)("cow") }
-            #[test] fn eager() { ($check)("eager") }
             #[test] fn memset() { ($check)("memset") }
         }
     )*};
