@@ -1,1 +1,55 @@
-//! Placeholder, replaced in the same session.
+//! refpage: a memory allocator whose memory always reads as something known.
+//!
+//! Every byte that it hands out holds the pattern (or zero, from calloc), in fresh memory, in
+//! recycled memory and in the new part of a realloc; and what a program frees is gone.
+//!
+//! ```
+//! use refpage_alloc::RefPage;
+//!
+//! #[global_allocator]
+//! static ALLOCATOR: RefPage = RefPage::new();
+//!
+//! let bytes = Box::<[u8]>::new_uninit_slice(1 << 20);
+//! // SAFETY: refpage's memory is initialised when it is handed out.
+//! assert!(unsafe { bytes.assume_init() }.iter().all(|&byte| byte == 0xAA));
+//! ```
+//!
+//! # The nouns
+//!
+//! - **Slot**: 64 KiB of the Region, the unit of page runs ([`page_map`](crate)).
+//! - **Large run**: a page run that is one allocation of [`threshold`](options::Options) bytes or
+//!   more.
+//! - **Span**: a page run that is many small blocks of one **size class**; **arenas** are what
+//!   spans are carved from, by talc.
+//! - **Magazine**: a thread's free blocks of one class; a **thread cache** is all its magazines.
+//! - **Page map**: address → run → span → class, outside the memory it describes.
+//!
+//! # Who calls whom
+//!
+//! ```text
+//!   RefPage, C symbols ─▶ heap ─▶ thread_cache ─▶ spans ─▶ arena ─┐
+//!                          │                                      ▼
+//!                          └────▶ large ───────────────────▶ extents ─▶ refpage::Engine
+//!                page_map: all of them;  options, start, stats, misuse: around them
+//! ```
+//!
+//! The invariant that makes malloc's fast path a pop: **free memory holds its content or is
+//! missing**. Whoever frees restores it; whoever allocates finds it.
+
+mod arena;
+mod classes;
+mod extents;
+mod global;
+pub mod heap;
+mod large;
+mod misuse;
+pub mod options;
+mod page_map;
+mod spans;
+mod start;
+mod stats;
+mod thread_cache;
+mod tls;
+
+pub use global::RefPage;
+pub use stats::{Stats, pattern, print_stats, service_name, service_reason};

@@ -1,0 +1,149 @@
+//! Arenas: page runs that talc carves spans from.
+//!
+//! talc keeps its links inside free memory and a tag word behind each allocation. Spans are whole
+//! slots less that word, at slot borders, so talc's words lie at slot borders only: that is where
+//! a new span gets its content restored. Everything between was never written, or was refilled
+//! block by block when it was freed.
+
+use core::alloc::Layout;
+
+use refpage::sys::lock::Mutex;
+use refpage::{Pages, Service};
+use talc::DefaultBinning;
+use talc::base::Talc;
+use talc::source::Manual;
+
+use crate::classes::ARENA_WORD;
+use crate::large::{Large, Memory};
+use crate::page_map::{Kind, SLOT};
+
+/// Slots of one arena: 64 MiB of addresses, untouched until spans are carved from them.
+const ARENA_SLOTS: usize = 1024;
+
+/// What talc's base address has to lie below a slot border for the first gap to begin there.
+const TAG_ROOM: usize = size_of::<usize>();
+
+/// All arenas of a heap.
+pub struct Arenas {
+    talc: Mutex<Talc<Manual, DefaultBinning>>,
+}
+
+impl core::fmt::Debug for Arenas {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Arenas").finish_non_exhaustive()
+    }
+}
+
+impl Arenas {
+    /// No arenas yet.
+    pub const fn new() -> Self {
+        Self { talc: Mutex::new(Talc::new(Manual)) }
+    }
+
+    /// A span of `slots` slots that holds the content wherever it is present, but for its last
+    /// [`ARENA_WORD`] bytes, which are talc's: its first slot.
+    pub fn allocate(&self, memory: Memory<'_>, large: &Large, slots: usize) -> Option<usize> {
+        let layout = layout(slots)?;
+        let mut talc = self.talc.lock();
+        // SAFETY: the layout's size is not zero.
+        let mut found = unsafe { talc.try_allocate(layout) };
+        if found.is_none() {
+            self.claim(&mut talc, memory, large, slots)?;
+            // SAFETY: as above.
+            found = unsafe { talc.try_allocate(layout) };
+        }
+        drop(talc);
+        let head = memory.map.slot_at(found?.as_ptr() as usize);
+        restore_borders(memory, head, slots);
+        memory.map.assign(head, slots);
+        ready_next_border(memory, head + slots + 1);
+        Some(head)
+    }
+
+    fn claim(
+        &self,
+        talc: &mut Talc<Manual, DefaultBinning>,
+        memory: Memory<'_>,
+        large: &Large,
+        slots: usize,
+    ) -> Option<()> {
+        // A slot for talc's own words before the first border, and one for the word at the end.
+        let least = slots + 2;
+        let wanted = ARENA_SLOTS.min(memory.map.slots() / 8).max(least);
+        let mut extents = large.extents.lock();
+        let head = extents
+            .allocate(memory.map, wanted, 1)
+            .or_else(|| extents.allocate(memory.map, least, 1))?;
+        drop(extents);
+        let run = memory.map.run(head);
+        let slots = run.slots.load(core::sync::atomic::Ordering::Relaxed) as usize;
+        run.window.open(memory.map.pages(head, slots), 0, 1);
+        run.set_kind(Kind::Arena);
+        let start = memory.map.address(head);
+        // The first arena also holds talc's table of bins, which fits in a slot; for the later
+        // ones the first gap begins at the second slot exactly.
+        let skip = if talc.is_metadata_established() { SLOT - TAG_ROOM } else { 0 };
+        // SAFETY: the run is fresh, in nobody else's hands, and stays an arena for ever.
+        unsafe { talc.claim(start.add(skip), slots * SLOT - skip) }.map(|_| ())
+    }
+
+    /// Takes a span back. Its pages hold the content wherever they are present.
+    ///
+    /// # Safety
+    /// `allocate` gave the span with this size, and nobody uses it any more.
+    pub unsafe fn deallocate(&self, memory: Memory<'_>, head: usize, slots: usize) {
+        let Some(layout) = layout(slots) else { return };
+        // SAFETY: the caller's promise.
+        unsafe { self.talc.lock().deallocate(memory.map.address(head), layout) };
+    }
+
+    /// Locks the arenas for the time of a fork.
+    pub fn acquire(&self) {
+        self.talc.acquire();
+    }
+
+    /// Unlocks what [`acquire`](Self::acquire) locked.
+    ///
+    /// # Safety
+    /// As for [`Mutex::release`].
+    pub unsafe fn release(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { self.talc.release() }
+    }
+}
+
+/// The next span's tag and the header of the gap behind it will most likely be written around
+/// `slot`'s first byte: two pages moved in now are cheaper than two faults then. Only where the
+/// kernel refuses to put a page over one that is there.
+fn ready_next_border(memory: Memory<'_>, slot: usize) {
+    let arena = |slot| memory.map.head(slot).is_some_and(|h| memory.map.run(h).kind() == Kind::Arena);
+    if memory.engine.service() == Service::Lazy && slot < memory.map.slots() && arena(slot) {
+        let border = memory.map.pages(slot, 1).first;
+        memory.engine.prefill(Pages { first: border - 1, count: 2 });
+    }
+}
+
+fn layout(slots: usize) -> Option<Layout> {
+    Layout::from_size_align(slots * SLOT - ARENA_WORD, SLOT).ok()
+}
+
+/// Writes the content over the first and the last page of each of the span's slots, where talc's
+/// words are or were, but for its present last word.
+fn restore_borders(memory: Memory<'_>, head: usize, slots: usize) {
+    if memory.engine.service() == Service::Off {
+        return;
+    }
+    let region = memory.engine.region();
+    let page = 1usize << region.page_shift();
+    for slot in head..head + slots {
+        let start = memory.map.address(slot);
+        let last = if slot + 1 == head + slots { ARENA_WORD } else { 0 };
+        // SAFETY: the span is in this thread's hands; talc's word at its end is left alone.
+        unsafe {
+            memory.engine.content().fill(start, page.min(SLOT - last));
+            memory.engine.content().fill(start.add(SLOT - page), page - last);
+        }
+        region.present().set(region.pages_of(start as usize, 1));
+        region.present().set(region.pages_of(start as usize + SLOT - 1, 1));
+    }
+}

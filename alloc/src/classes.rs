@@ -1,0 +1,147 @@
+//! Size classes of small blocks.
+//!
+//! Multiples of 16 up to 128, then four to a doubling: a request wastes less than a fifth of its
+//! block beyond 128 bytes, and less than 16 bytes below. Every class is a multiple of 16, and
+//! blocks lie at multiples of their class from a slot's border, so a class that is a multiple of
+//! an alignment gives that alignment.
+
+use crate::page_map::SLOT;
+
+/// Bytes that every block is a multiple of, and aligned to.
+pub const GRANULE: usize = 16;
+
+/// Number of classes.
+pub const COUNT: usize = 44;
+
+/// Bytes in a block of the largest class.
+pub const LARGEST: usize = 64 << 10;
+
+const STEPS: usize = 4;
+const LINEAR: usize = 128 / GRANULE;
+
+/// Bytes in a block of each class.
+pub const SIZES: [u32; COUNT] = {
+    let mut sizes = [0; COUNT];
+    let mut class = 0;
+    while class < COUNT {
+        sizes[class] = if class < LINEAR {
+            (class + 1) * GRANULE
+        } else {
+            let doubling = (class - LINEAR) / STEPS;
+            let step = (class - LINEAR) % STEPS;
+            (STEPS + 1 + step) * (128 / STEPS << doubling)
+        } as u32;
+        class += 1;
+    }
+    sizes
+};
+
+/// The class of each size up to this comes from a table, in one load.
+const TABLED: usize = 1024;
+
+static TABLE: [u8; TABLED / GRANULE + 1] = {
+    let mut table = [0; TABLED / GRANULE + 1];
+    let mut i = 0;
+    while i < table.len() {
+        table[i] = computed(i * GRANULE) as u8;
+        i += 1;
+    }
+    table
+};
+
+/// The smallest class whose blocks hold `size` bytes, at most [`LARGEST`].
+#[inline]
+pub fn of(size: usize) -> usize {
+    if size <= TABLED {
+        // The index is at most the table's last by the line above.
+        TABLE[size.div_ceil(GRANULE)] as usize
+    } else {
+        computed(size)
+    }
+}
+
+const fn computed(size: usize) -> usize {
+    if size <= 128 {
+        return size.saturating_sub(1) / GRANULE;
+    }
+    let last = size - 1;
+    let doubling = last.ilog2() as usize - 7;
+    LINEAR + doubling * STEPS + ((last >> (doubling + 5)) & (STEPS - 1))
+}
+
+/// The smallest class that holds `size` bytes at a multiple of `align`, if there is one.
+pub fn aligned(size: usize, align: usize) -> Option<usize> {
+    let size = size.max(align);
+    if size > LARGEST {
+        return None;
+    }
+    (of(size)..COUNT).find(|&class| self::size(class).is_multiple_of(align))
+}
+
+/// Bytes in a block of `class`.
+#[inline]
+pub fn size(class: usize) -> usize {
+    SIZES[class] as usize
+}
+
+/// Slots in a span of `class`: enough for seven blocks at least.
+pub fn span_slots(class: usize) -> usize {
+    (size(class) * 8).div_ceil(SLOT)
+}
+
+/// Blocks in a span of `class`. The arena keeps a word at the end of each span.
+pub fn span_blocks(class: usize) -> usize {
+    (span_slots(class) * SLOT - ARENA_WORD) / size(class)
+}
+
+/// What the arena keeps at the end of a span: talc's tag.
+pub const ARENA_WORD: usize = size_of::<usize>();
+
+/// Blocks of `class` that a thread keeps at most: 64, or fewer where that were more than 32 KiB.
+pub const fn magazine(class: usize) -> usize {
+    let fit = (32 << 10) / SIZES[class] as usize;
+    if fit > 64 {
+        64
+    } else if fit < 2 {
+        2
+    } else {
+        fit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_size_gets_the_smallest_class_that_holds_it() {
+        let mut expected = 0;
+        for bytes in 0..=LARGEST {
+            if bytes > size(expected) {
+                expected += 1;
+            }
+            assert_eq!(of(bytes), expected, "{bytes} bytes");
+        }
+        assert_eq!(expected, COUNT - 1);
+        assert_eq!(size(COUNT - 1), LARGEST);
+    }
+
+    #[test]
+    fn waste_is_bounded() {
+        for bytes in 129..=LARGEST {
+            assert!((size(of(bytes)) - bytes) * 5 < size(of(bytes)), "{bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn alignment_is_kept_by_the_class() {
+        for shift in 4..=16 {
+            let align = 1 << shift;
+            for bytes in [1, 17, 100, 1000, 5000, 40_000] {
+                let class = aligned(bytes, align).expect("up to 64 KiB");
+                assert!(size(class) >= bytes && size(class).is_multiple_of(align));
+            }
+        }
+        assert_eq!(aligned(1, 128 << 10), None);
+    }
+}

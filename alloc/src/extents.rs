@@ -1,0 +1,276 @@
+//! Which slots of the Region are free: segregated fit over extents, joined when they are freed.
+//!
+//! Two-level bins as in TLSF (Masmano et al., 2004): four to a doubling, a bitmap of the ones
+//! that hold something. The records are the page map's; nothing is written to the extents.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use crate::page_map::{Kind, PageMap};
+
+/// Bins: four to a doubling of slots, up to 2^31 slots.
+pub const BINS: usize = 128;
+
+/// The bin that a run of `slots` belongs to: those from `bin_slots(bin)` to the next bin's.
+pub fn bin_of(slots: usize) -> usize {
+    if slots < 4 {
+        return slots;
+    }
+    let doubling = slots.ilog2() as usize - 2;
+    4 + doubling * 4 + ((slots >> doubling) & 3)
+}
+
+/// The smallest run of a bin, in slots.
+pub fn bin_slots(bin: usize) -> usize {
+    if bin < 4 {
+        return bin;
+    }
+    (4 + bin % 4) << ((bin - 4) / 4)
+}
+
+/// The smallest bin whose runs all have `slots` or more.
+pub fn bin_above(slots: usize) -> usize {
+    let bin = bin_of(slots);
+    if bin_slots(bin) < slots { bin + 1 } else { bin }
+}
+
+/// A list of runs by the links in their records.
+#[derive(Clone, Copy, Debug)]
+pub struct List {
+    /// First and last slot plus one; 0 when empty.
+    first: u32,
+    last: u32,
+}
+
+impl List {
+    /// No runs.
+    pub const EMPTY: List = List { first: 0, last: 0 };
+
+    /// The run that was pushed last.
+    pub fn newest(&self) -> Option<usize> {
+        (self.first as usize).checked_sub(1)
+    }
+
+    /// The run that was pushed first.
+    pub fn oldest(&self) -> Option<usize> {
+        (self.last as usize).checked_sub(1)
+    }
+
+    /// Adds a run that is on no list.
+    pub fn push(&mut self, map: &PageMap, head: usize) {
+        let run = map.run(head);
+        run.prev.store(0, Relaxed);
+        run.next.store(self.first, Relaxed);
+        match self.newest() {
+            Some(next) => map.run(next).prev.store(head as u32 + 1, Relaxed),
+            None => self.last = head as u32 + 1,
+        }
+        self.first = head as u32 + 1;
+    }
+
+    /// Takes out a run that is on this list.
+    pub fn remove(&mut self, map: &PageMap, head: usize) {
+        let run = map.run(head);
+        let (prev, next) = (run.prev.load(Relaxed), run.next.load(Relaxed));
+        match (prev as usize).checked_sub(1) {
+            Some(prev) => map.run(prev).next.store(next, Relaxed),
+            None => self.first = next,
+        }
+        match (next as usize).checked_sub(1) {
+            Some(next) => map.run(next).prev.store(prev, Relaxed),
+            None => self.last = prev,
+        }
+    }
+}
+
+/// The free slots of the Region.
+#[derive(Debug)]
+pub struct Extents {
+    bins: [List; BINS],
+    filled: u128,
+    /// Slots in use.
+    used: usize,
+}
+
+impl Extents {
+    /// With all of the map's slots free; slot 0 stays out of use, so that no block begins where
+    /// the Region does.
+    pub fn new(map: &PageMap) -> Self {
+        let mut extents = Self { bins: [List::EMPTY; BINS], filled: 0, used: 0 };
+        extents.insert(map, 1, map.slots() - 1);
+        extents
+    }
+
+    /// Slots in use.
+    pub fn used(&self) -> usize {
+        self.used
+    }
+
+    /// Takes `slots` slots whose first is a multiple of `align` slots (a power of two): the first
+    /// slot. Their run's kind is `Moving`.
+    pub fn allocate(&mut self, map: &PageMap, slots: usize, align: usize) -> Option<usize> {
+        let base = map.address(0) as usize / crate::page_map::SLOT;
+        let found = self.find(slots.checked_add(align - 1)?)?;
+        let (start, len) = (found, map.run(found).slots.load(Relaxed) as usize);
+        self.remove(map, start);
+        let first = (base + start).next_multiple_of(align) - base;
+        if first > start {
+            self.insert(map, start, first - start);
+        }
+        let end = start + len;
+        if first + slots < end {
+            self.insert(map, first + slots, end - (first + slots));
+        }
+        self.used += slots;
+        map.run(first).slots.store(slots as u32, Relaxed);
+        map.run(first).set_kind(Kind::Moving);
+        map.assign(first, slots);
+        Some(first)
+    }
+
+    /// Adds the slots behind the run at `head` to it, if they are free: it then has `slots`.
+    pub fn grow(&mut self, map: &PageMap, head: usize, slots: usize) -> bool {
+        let run = map.run(head);
+        let old = run.slots.load(Relaxed) as usize;
+        let next = head + old;
+        if next >= map.slots() || map.head(next) != Some(next) {
+            return false;
+        }
+        let free = map.run(next);
+        let len = free.slots.load(Relaxed) as usize;
+        if free.kind() != Kind::Free || old + len < slots {
+            return false;
+        }
+        self.remove(map, next);
+        free.set_kind(Kind::None);
+        if old + len > slots {
+            self.insert(map, head + slots, old + len - slots);
+        }
+        self.used += slots - old;
+        run.slots.store(slots as u32, Relaxed);
+        for slot in next..head + slots {
+            map.assign_one(head, slot);
+        }
+        true
+    }
+
+    /// Gives back the run at `head`, whose pages are all missing.
+    pub fn free(&mut self, map: &PageMap, head: usize) {
+        let len = map.run(head).slots.load(Relaxed) as usize;
+        self.used -= len;
+        let (mut first, mut end) = (head, head + len);
+        if let Some(below) = head.checked_sub(1).and_then(|slot| map.head(slot))
+            && below < head
+            && map.run(below).kind() == Kind::Free
+            && below + map.run(below).slots.load(Relaxed) as usize == head
+        {
+            self.remove(map, below);
+            map.run(below).set_kind(Kind::None);
+            first = below;
+        }
+        if end < map.slots()
+            && map.head(end) == Some(end)
+            && map.run(end).kind() == Kind::Free
+        {
+            let above = end;
+            self.remove(map, above);
+            map.run(above).set_kind(Kind::None);
+            end += map.run(above).slots.load(Relaxed) as usize;
+        }
+        map.run(head).set_kind(Kind::None);
+        self.insert(map, first, end - first);
+    }
+
+    fn find(&self, slots: usize) -> Option<usize> {
+        let from = bin_above(slots);
+        if from >= BINS {
+            return None;
+        }
+        let candidates = self.filled >> from << from;
+        if candidates != 0 {
+            return self.bins.get(candidates.trailing_zeros() as usize)?.newest();
+        }
+        None
+    }
+
+    fn insert(&mut self, map: &PageMap, first: usize, slots: usize) {
+        let run = map.run(first);
+        run.slots.store(slots as u32, Relaxed);
+        run.set_kind(Kind::Free);
+        map.assign_one(first, first);
+        map.assign_one(first, first + slots - 1);
+        let bin = bin_of(slots);
+        self.bins[bin].push(map, first);
+        self.filled |= 1 << bin;
+    }
+
+    fn remove(&mut self, map: &PageMap, first: usize) {
+        let bin = bin_of(map.run(first).slots.load(Relaxed) as usize);
+        self.bins[bin].remove(map, first);
+        if self.bins[bin].newest().is_none() {
+            self.filled &= !(1 << bin);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page_map::SLOT;
+    use refpage::Region;
+
+    fn map(slots: usize) -> PageMap {
+        let region = Region::reserve(slots * SLOT, 2 << 20).expect("address space");
+        PageMap::reserve(&region).expect("address space")
+    }
+
+    #[test]
+    fn bins_are_contiguous_and_ordered() {
+        for slots in 1..5000 {
+            let bin = bin_of(slots);
+            assert!(bin_slots(bin) <= slots && slots < bin_slots(bin + 1), "{slots}");
+            assert!(bin_slots(bin_above(slots)) >= slots);
+            assert!(bin_above(slots) - bin <= 1);
+        }
+        assert!(bin_of(u32::MAX as usize >> 1) < BINS);
+    }
+
+    #[test]
+    fn freed_neighbours_become_one_extent_again() {
+        let map = map(256);
+        let mut extents = Extents::new(&map);
+        let runs: [usize; 5] =
+            core::array::from_fn(|_| extents.allocate(&map, 10, 1).expect("room for 50 slots"));
+        assert_eq!(extents.used(), 50);
+        for i in [1, 3, 2, 0, 4] {
+            extents.free(&map, runs[i]);
+        }
+        assert_eq!(extents.used(), 0);
+        let all = extents.allocate(&map, bin_slots(bin_of(255)), 1);
+        assert!(all.is_some(), "one extent of 255 slots");
+    }
+
+    #[test]
+    fn alignment_is_in_addresses() {
+        let map = map(256);
+        let mut extents = Extents::new(&map);
+        for align in [1, 2, 16, 64] {
+            let head = extents.allocate(&map, 3, align).expect("room");
+            assert!((map.address(head) as usize).is_multiple_of(align * SLOT));
+        }
+    }
+
+    #[test]
+    fn a_run_grows_into_the_free_slots_behind_it() {
+        let map = map(64);
+        let mut extents = Extents::new(&map);
+        let a = extents.allocate(&map, 4, 1).expect("room");
+        assert!(extents.grow(&map, a, 6));
+        let b = extents.allocate(&map, 4, 1).expect("room");
+        assert_eq!(b, a + 6);
+        assert!(!extents.grow(&map, a, 7), "b is in the way");
+        assert_eq!(map.head(a + 5), Some(a));
+        extents.free(&map, b);
+        assert!(extents.grow(&map, a, 12));
+        assert!(!extents.grow(&map, a, 1000));
+    }
+}

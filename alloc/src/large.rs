@@ -1,0 +1,455 @@
+//! Large allocations: page runs of their own, kept for reuse with their pages.
+//!
+//! ```text
+//!   allocate ─▶ cached run of the bin ──────────────▶ handed out: present pages hold the content
+//!            └▶ free extent of the Region ──────────▶ handed out: all pages missing
+//!   free ────▶ refill what is present ─▶ cached ─ decay ─▶ pages to the pool or the kernel,
+//!                                                          slots to the free extents
+//! ```
+//!
+//! Sizes are rounded to four steps a doubling, in addresses only: what nobody touches is missing.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use refpage::sys::lock::Mutex;
+use refpage::sys::vm;
+use refpage::{Count, Engine, Pages, Service};
+
+use crate::extents::{BINS, Extents, List, bin_above, bin_of, bin_slots};
+use crate::misuse;
+use crate::page_map::{Kind, PageMap, SLOT};
+
+/// Present bytes that cached runs may hold whatever the program holds; beyond this, a quarter of
+/// what is live.
+const CACHE_FLOOR: usize = 64 << 20;
+
+/// Runs, and pages, that one round of decay gives back: about a millisecond, for which faults of
+/// other threads may have to wait.
+const ROUND_RUNS: usize = 32;
+const ROUND_PAGES: usize = 4096;
+
+/// Pages from which a realloc that has to go elsewhere asks for a run without pages, so that its
+/// own can be moved there.
+const MOVE_FROM: usize = 4;
+
+/// Counters of large allocations.
+#[derive(Debug)]
+pub struct LargeCounters {
+    /// Allocations.
+    pub allocated: Count,
+    /// Those that got a cached run.
+    pub recycled: Count,
+    /// Frees.
+    pub freed: Count,
+}
+
+/// Cached runs, by bin.
+#[derive(Debug)]
+struct Cache {
+    bins: [List; BINS],
+    runs: usize,
+}
+
+/// Large allocations of one heap.
+#[derive(Debug)]
+pub struct Large {
+    cache: Mutex<Cache>,
+    /// Free slots of the Region, for spans' arenas too.
+    pub extents: Mutex<Extents>,
+    cached_pages: AtomicUsize,
+    live_bytes: AtomicUsize,
+    decay_ms: u64,
+    last_purge: AtomicU64,
+    /// For each bin: pages that such runs had touched when they were freed, a moving average.
+    touched: [AtomicU32; BINS],
+    /// What was done so far.
+    pub counters: LargeCounters,
+}
+
+/// What a large allocation needs of the heap it is in.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory<'a> {
+    /// Content and pages.
+    pub engine: &'a Engine,
+    /// Address to run.
+    pub map: &'a PageMap,
+}
+
+impl Large {
+    /// No allocations yet; all of the map's slots are free.
+    pub fn new(map: &PageMap, decay_ms: u32) -> Self {
+        Self {
+            cache: Mutex::new(Cache { bins: [List::EMPTY; BINS], runs: 0 }),
+            extents: Mutex::new(Extents::new(map)),
+            cached_pages: AtomicUsize::new(0),
+            live_bytes: AtomicUsize::new(0),
+            decay_ms: u64::from(decay_ms),
+            last_purge: AtomicU64::new(0),
+            touched: [const { AtomicU32::new(0) }; BINS],
+            counters: LargeCounters {
+                allocated: Count::new(),
+                recycled: Count::new(),
+                freed: Count::new(),
+            },
+        }
+    }
+
+    /// Bytes asked for and not yet freed.
+    pub fn live_bytes(&self) -> usize {
+        self.live_bytes.load(Relaxed)
+    }
+
+    /// Present pages of cached runs.
+    pub fn cached_pages(&self) -> usize {
+        self.cached_pages.load(Relaxed)
+    }
+
+    /// `size` bytes at a multiple of `align`: the content, or zeros. Null when there is no room.
+    pub fn allocate(&self, memory: Memory<'_>, size: usize, align: usize, zeroed: bool) -> *mut u8 {
+        let Some(slots) = slots_for(size) else { return core::ptr::null_mut() };
+        let align = align.div_ceil(SLOT);
+        let cached = if align == 1 { self.take_cached(memory, slots) } else { None };
+        let head = match cached {
+            Some(head) => {
+                self.counters.recycled.add(1);
+                head
+            }
+            None => match self.take_fresh(memory, slots, align, size) {
+                Some(head) => head,
+                None => return core::ptr::null_mut(),
+            },
+        };
+        self.open(memory, head, size, zeroed);
+        memory.map.address(head)
+    }
+
+    fn take_cached(&self, memory: Memory<'_>, slots: usize) -> Option<usize> {
+        let bin = bin_of(slots);
+        let mut cache = self.cache.lock();
+        let head = cache.bins.get(bin)?.newest()?;
+        self.uncache(&mut cache, memory, head);
+        Some(head)
+    }
+
+    /// Takes a run off its list; the caller holds the cache's lock.
+    fn uncache(&self, cache: &mut Cache, memory: Memory<'_>, head: usize) {
+        let run = memory.map.run(head);
+        let slots = run.slots.load(Relaxed) as usize;
+        cache.bins[bin_of(slots)].remove(memory.map, head);
+        cache.runs -= 1;
+        run.set_kind(Kind::Moving);
+        self.cached_pages.fetch_sub(run.size.load(Relaxed), Relaxed);
+    }
+
+    /// What the cache's budget counts for a run.
+    fn weight(&self, memory: Memory<'_>, pages: Pages) -> usize {
+        memory.engine.region().present().count(pages)
+    }
+
+    fn take_fresh(
+        &self,
+        memory: Memory<'_>,
+        slots: usize,
+        align: usize,
+        size: usize,
+    ) -> Option<usize> {
+        // The Region was reserved before a limit that came later; malloc honours it all the same.
+        let limit = vm::address_space_limit();
+        if limit.is_some_and(|limit| (self.live_bytes() + size) as u64 > limit) {
+            return None;
+        }
+        if let Some(head) = self.extents.lock().allocate(memory.map, slots, align) {
+            return Some(head);
+        }
+        // Cached runs of other sizes may be in the way.
+        while self.purge_round(memory, u64::MAX) > 0 {
+            if let Some(head) = self.extents.lock().allocate(memory.map, slots, align) {
+                return Some(head);
+            }
+        }
+        None
+    }
+
+    /// Hands out the run at `head`.
+    fn open(&self, memory: Memory<'_>, head: usize, size: usize, zeroed: bool) {
+        let run = memory.map.run(head);
+        let slots = run.slots.load(Relaxed) as usize;
+        let pages = memory.map.pages(head, slots);
+        let asked = memory.engine.region().pages_of(memory.map.address(head) as usize, size);
+        let hint = self.touched.get(bin_of(slots)).map_or(0, |t| t.load(Relaxed) as usize);
+        run.window.open(pages, if zeroed { asked.count } else { 0 }, hint / 2);
+        run.size.store(size, Relaxed);
+        match (memory.engine.service(), zeroed) {
+            (Service::Off, zeroed) => {
+                if run.dirty.swap(true, Relaxed) && zeroed {
+                    // SAFETY: the run is in this thread's hands and holds `size` bytes.
+                    unsafe { memory.map.address(head).write_bytes(0, size) };
+                }
+            }
+            (_, true) => memory.engine.zero_present(asked),
+            (_, false) => memory.engine.provide(asked),
+        }
+        self.live_bytes.fetch_add(size, Relaxed);
+        self.counters.allocated.add(1);
+        run.set_kind(Kind::Large);
+    }
+
+    /// Frees the large allocation at `address`; ends the process if there is none.
+    pub fn free(&self, memory: Memory<'_>, address: usize) {
+        let head = self.claim(memory, address);
+        self.retire(memory, head);
+        if memory.engine.service() != Service::Lazy {
+            self.purge_if_due(memory);
+        }
+    }
+
+    /// Takes the live run that begins at `address` into this thread's hands.
+    fn claim(&self, memory: Memory<'_>, address: usize) -> usize {
+        let slot = memory.map.slot_at(address);
+        let head = memory.map.head(slot);
+        match head {
+            Some(head)
+                if memory.map.address(head) as usize == address
+                    && memory.map.run(head).change_kind(Kind::Large, Kind::Moving) =>
+            {
+                head
+            }
+            _ => misuse::bad_free(memory.map, address),
+        }
+    }
+
+    /// Puts a run that was live into the cache, its content restored.
+    fn retire(&self, memory: Memory<'_>, head: usize) {
+        let run = memory.map.run(head);
+        let slots = run.slots.load(Relaxed) as usize;
+        let pages = memory.map.pages(head, slots);
+        self.learn_zeroed(memory, head);
+        self.live_bytes.fetch_sub(run.size.load(Relaxed), Relaxed);
+        self.counters.freed.add(1);
+        let weight = self.weight(memory, pages);
+        if let Some(touched) = self.touched.get(bin_of(slots)) {
+            let old = touched.load(Relaxed) as usize;
+            touched.store(((old * 3 + weight) / 4) as u32, Relaxed);
+        }
+        let budget = CACHE_FLOOR.max(self.live_bytes() / 4) >> memory.engine.region().page_shift();
+        if self.cached_pages() + weight > budget {
+            memory.engine.drop_pages(pages);
+            run.dirty.store(false, Relaxed);
+        } else {
+            memory.engine.refill(pages);
+        }
+        let kept = self.weight(memory, pages);
+        run.size.store(kept, Relaxed);
+        run.freed_at.store(vm::now_ms(), Relaxed);
+        let mut cache = self.cache.lock();
+        run.set_kind(Kind::Cached);
+        cache.bins[bin_of(slots)].push(memory.map, head);
+        cache.runs += 1;
+        self.cached_pages.fetch_add(kept, Relaxed);
+    }
+
+    /// Under `memset`, the kernel itself populated what is zero: finds out which pages.
+    fn learn_zeroed(&self, memory: Memory<'_>, head: usize) {
+        let window = &memory.map.run(head).window;
+        let zero = window.zero_pages();
+        if zero > 0 && memory.engine.service() == Service::Memset {
+            memory.engine.learn_present(window.pages().prefix(zero));
+        }
+    }
+
+    /// Bytes that the allocation at `address` may use: those it asked for, so that what lies
+    /// behind them stays the content. Ends the process if there is no such allocation.
+    pub fn usable_size(&self, memory: Memory<'_>, address: usize) -> usize {
+        match memory.map.head(memory.map.slot_at(address)) {
+            Some(head)
+                if memory.map.address(head) as usize == address
+                    && memory.map.run(head).kind() == Kind::Large =>
+            {
+                memory.map.run(head).size.load(Relaxed)
+            }
+            _ => misuse::bad_free(memory.map, address),
+        }
+    }
+
+    /// Makes the allocation at `address` `size` bytes long, here or elsewhere; its new part holds
+    /// the content. Null when there is no room, and then nothing has changed.
+    pub fn reallocate(&self, memory: Memory<'_>, address: usize, size: usize) -> *mut u8 {
+        let Some(slots) = slots_for(size) else { return core::ptr::null_mut() };
+        let head = self.claim(memory, address);
+        let run = memory.map.run(head);
+        let (old_slots, old_size) = (run.slots.load(Relaxed) as usize, run.size.load(Relaxed));
+        let stays = slots <= old_slots && slots >= old_slots / 2
+            || slots > old_slots && self.extents.lock().grow(memory.map, head, slots);
+        if stays {
+            run.window.resize(memory.map.pages(head, run.slots.load(Relaxed) as usize).count);
+            self.resize(memory, head, old_size, size);
+            run.set_kind(Kind::Large);
+            return address as *mut u8;
+        }
+        let to = self.move_to(memory, head, slots, size);
+        match to {
+            Some(to) => {
+                self.retire(memory, head);
+                to
+            }
+            None => {
+                run.set_kind(Kind::Large);
+                core::ptr::null_mut()
+            }
+        }
+    }
+
+    /// The run at `head` is long enough for both sizes: makes its bytes right.
+    fn resize(&self, memory: Memory<'_>, head: usize, old: usize, new: usize) {
+        let run = memory.map.run(head);
+        run.size.store(new, Relaxed);
+        self.live_bytes.fetch_add(new, Relaxed);
+        self.live_bytes.fetch_sub(old, Relaxed);
+        self.learn_zeroed(memory, head);
+        let region = memory.engine.region();
+        let base = memory.map.address(head) as usize;
+        let kept = region.pages_of(base, new.min(old));
+        let zero = run.window.zero_pages();
+        // The page on the border: what it holds beyond the smaller size is to be the content. If
+        // the run grows it already is, except where the page came as zeros.
+        let border = base + new.min(old);
+        let end = (kept.end() << region.page_shift()) + region.base();
+        let last = Pages { first: kept.end() - 1, count: 1 };
+        let mixed = if new < old { region.present().get(last.first) } else { false };
+        if border < end && (zero > 0 || mixed) {
+            // SAFETY: the run is in this thread's hands; the page is served if it is missing.
+            unsafe { memory.engine.content().fill(border as *mut u8, end - border) };
+            region.present().set(last);
+        }
+        run.window.set_zero_pages(zero.min(kept.count));
+        if new < old {
+            let tail = Pages::span(kept.end(), region.pages_of(base, old).end());
+            memory.engine.refill(tail);
+            if tail.count > kept.count {
+                memory.engine.release(tail);
+            }
+        } else {
+            memory.engine.provide(Pages::span(kept.end(), region.pages_of(base, new).end()));
+        }
+    }
+
+    /// Moves what the run at `head` holds to another one of `slots`.
+    fn move_to(
+        &self,
+        memory: Memory<'_>,
+        head: usize,
+        slots: usize,
+        size: usize,
+    ) -> Option<*mut u8> {
+        let old = memory.map.run(head);
+        let old_size = old.size.load(Relaxed).min(size);
+        let region = memory.engine.region();
+        let from = memory.map.address(head);
+        let off = memory.engine.service() == Service::Off;
+        let src = region.pages_of(from as usize, old_size);
+        self.learn_zeroed(memory, head);
+        let present = region.present().count(src);
+        let cached = (off || present < MOVE_FROM).then(|| self.take_cached(memory, slots));
+        let (to, recycled) = match cached.flatten() {
+            Some(to) => (to, true),
+            None => (self.take_fresh(memory, slots, 1, size)?, false),
+        };
+        let run = memory.map.run(to);
+        let pages = memory.map.pages(to, run.slots.load(Relaxed) as usize);
+        let zero = old.window.zero_pages().min(src.count);
+        run.window.open(pages, zero, 1);
+        run.size.store(old_size, Relaxed);
+        run.dirty.store(true, Relaxed);
+        self.live_bytes.fetch_add(old_size, Relaxed);
+        self.counters.allocated.add(1);
+        let start = memory.map.address(to);
+        if off || recycled {
+            if !off {
+                memory.engine.provide(Pages { first: pages.first, count: src.count });
+            }
+            // SAFETY: two runs in this thread's hands, each with `old_size` bytes.
+            unsafe { start.copy_from_nonoverlapping(from, old_size) };
+        } else {
+            memory.engine.relocate(Pages { first: pages.first, count: src.count }, src);
+        }
+        self.resize(memory, to, old_size, size);
+        run.set_kind(Kind::Large);
+        Some(start)
+    }
+
+    /// A round of decay at `now_ms`: milliseconds until the next is worth making, or none if
+    /// nothing is cached.
+    pub fn purge(&self, memory: Memory<'_>, now_ms: u64) -> Option<u64> {
+        let before = now_ms.saturating_sub(self.decay_ms);
+        if self.purge_round(memory, before) == ROUND_RUNS {
+            return Some(0);
+        }
+        let runs = self.cache.lock().runs;
+        (runs > 0).then_some((self.decay_ms / 4).max(10))
+    }
+
+    fn purge_if_due(&self, memory: Memory<'_>) {
+        let now = vm::now_ms();
+        let last = self.last_purge.load(Relaxed);
+        if now.saturating_sub(last) > self.decay_ms / 4
+            && self.last_purge.compare_exchange(last, now, Relaxed, Relaxed).is_ok()
+        {
+            self.purge(memory, now);
+        }
+    }
+
+    /// Gives back cached runs that were freed before `before`, the oldest of each bin first: how
+    /// many, [`ROUND_RUNS`] if there may be more.
+    pub fn purge_round(&self, memory: Memory<'_>, before: u64) -> usize {
+        let (mut done, mut pages_done) = (0, 0);
+        for bin in 0..BINS {
+            while let Some(head) = self.take_older(memory, bin, before) {
+                let run = memory.map.run(head);
+                let pages = memory.map.pages(head, run.slots.load(Relaxed) as usize);
+                pages_done += self.weight(memory, pages);
+                memory.engine.release(pages);
+                run.dirty.store(false, Relaxed);
+                self.extents.lock().free(memory.map, head);
+                done += 1;
+                if done == ROUND_RUNS || pages_done >= ROUND_PAGES {
+                    return ROUND_RUNS;
+                }
+            }
+        }
+        done
+    }
+
+    fn take_older(&self, memory: Memory<'_>, bin: usize, before: u64) -> Option<usize> {
+        let mut cache = self.cache.lock();
+        let head = cache.bins.get(bin)?.oldest()?;
+        if memory.map.run(head).freed_at.load(Relaxed) > before {
+            return None;
+        }
+        self.uncache(&mut cache, memory, head);
+        Some(head)
+    }
+
+    /// Locks everything for the time of a fork.
+    pub fn acquire(&self) {
+        self.cache.acquire();
+        self.extents.acquire();
+    }
+
+    /// Unlocks what [`acquire`](Self::acquire) locked.
+    ///
+    /// # Safety
+    /// As for [`Mutex::release`].
+    pub unsafe fn release(&self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.extents.release();
+            self.cache.release();
+        }
+    }
+}
+
+/// Slots of a run for `size` bytes; none if no Region could hold it.
+fn slots_for(size: usize) -> Option<usize> {
+    let slots = size.div_ceil(SLOT).max(1);
+    (slots <= u32::MAX as usize >> 1).then(|| bin_slots(bin_above(slots)))
+}

@@ -1,0 +1,236 @@
+//! The page map: address → page run → span → class, outside the heap memory that it describes.
+//!
+//! ```text
+//!   Region   | slot 0 | slot 1 | slot 2 | ...            64 KiB each
+//!   heads       1        2        2                      slot → first slot of its run, plus one
+//!   runs      [Run]    [Run]                             one record, at the run's first slot
+//!   states    a byte for each 16 bytes of the Region     class of the live block that starts there
+//!   free bits a bit for each 16 bytes of the Region      blocks of spans that wait to be reused
+//! ```
+//!
+//! All four are indexed by address, in one reservation whose untouched parts cost nothing.
+
+use core::sync::atomic::{
+    AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed,
+};
+
+use refpage::sys::vm;
+use refpage::{Pages, Region, RunWindow};
+use rustix::io::Result;
+
+use crate::classes::GRANULE;
+
+/// The unit of page runs: the largest OS page that Linux has on these machines.
+pub const SLOT: usize = 64 << 10;
+
+/// States of a page run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// No run begins here.
+    None,
+    /// A free extent.
+    Free,
+    /// A large allocation.
+    Large,
+    /// A freed large run that keeps its pages for reuse.
+    Cached,
+    /// On its way from one state to another, in one thread's hands.
+    Moving,
+    /// Memory that spans are carved from.
+    Arena,
+    /// A span of small blocks.
+    Span,
+}
+
+impl Kind {
+    fn from_u8(value: u8) -> Self {
+        match value {
+            1 => Kind::Free,
+            2 => Kind::Large,
+            3 => Kind::Cached,
+            4 => Kind::Moving,
+            5 => Kind::Arena,
+            6 => Kind::Span,
+            _ => Kind::None,
+        }
+    }
+}
+
+/// The record of one page run, at its first slot. Which fields mean something depends on its
+/// kind; who may write them is said at the lists and locks that the run is under.
+#[derive(Debug)]
+pub struct Run {
+    /// What the fault handler needs to know.
+    pub window: RunWindow,
+    kind: AtomicU8,
+    /// Length in slots.
+    pub slots: AtomicU32,
+    /// Links of the list that the run is on: slot plus one, 0 at the ends.
+    pub prev: AtomicU32,
+    /// As `prev`.
+    pub next: AtomicU32,
+    /// Large: the bytes asked for. Cached: the pages it keeps.
+    pub size: AtomicUsize,
+    /// Cached: when it was freed, in milliseconds.
+    pub freed_at: AtomicU64,
+    /// Large, service `off`: it may hold something other than zeros.
+    pub dirty: AtomicBool,
+    /// Span: its size class.
+    pub class: AtomicU8,
+    /// Span: blocks that were handed out at least once, counted from the start.
+    pub opened: AtomicU32,
+    /// Span: blocks among those that are back.
+    pub returned: AtomicU32,
+    /// Span: pages from the start that were readied.
+    pub readied: AtomicU32,
+    /// Span: whether it is on its class's list.
+    pub listed: AtomicBool,
+}
+
+impl Run {
+    /// Its state.
+    #[inline]
+    pub fn kind(&self) -> Kind {
+        Kind::from_u8(self.kind.load(Relaxed))
+    }
+
+    /// Changes its state.
+    pub fn set_kind(&self, kind: Kind) {
+        self.kind.store(kind as u8, Relaxed);
+    }
+
+    /// Changes its state if it is `from`: false if it was not.
+    pub fn change_kind(&self, from: Kind, to: Kind) -> bool {
+        self.kind
+            .compare_exchange(
+                from as u8,
+                to as u8,
+                core::sync::atomic::Ordering::Acquire,
+                Relaxed,
+            )
+            .is_ok()
+    }
+}
+
+/// The map. Every lookup takes an address or slot inside the Region.
+#[derive(Debug)]
+pub struct PageMap {
+    base: usize,
+    slots: usize,
+    page_shift: u32,
+    heads: *mut AtomicU32,
+    runs: *mut Run,
+    states: *mut AtomicU8,
+    free_bits: *mut AtomicU64,
+}
+
+// SAFETY: all of it is atomics in a mapping that lives as long as the process.
+unsafe impl Sync for PageMap {}
+// SAFETY: as above; nothing here belongs to a thread.
+unsafe impl Send for PageMap {}
+
+const FREE_WORDS: usize = SLOT / GRANULE / 64;
+
+impl PageMap {
+    /// An empty map of `region`.
+    ///
+    /// # Errors
+    /// ENOMEM where there is no address space for it.
+    pub fn reserve(region: &Region) -> Result<Self> {
+        let slots = region.len() / SLOT;
+        let part = |bytes_per_slot: usize| (slots * bytes_per_slot).next_multiple_of(SLOT);
+        let parts = [
+            part(SLOT / GRANULE),
+            part(FREE_WORDS * 8),
+            part(size_of::<Run>()),
+            part(size_of::<AtomicU32>()),
+        ];
+        let start = vm::reserve(parts.iter().sum(), SLOT)?;
+        let [states, free_bits, runs, _] = parts;
+        // SAFETY: each part begins within the reservation, at a multiple of SLOT.
+        unsafe {
+            Ok(Self {
+                base: region.base(),
+                slots,
+                page_shift: region.page_shift(),
+                states: start.cast(),
+                free_bits: start.add(states).cast(),
+                runs: start.add(states + free_bits).cast(),
+                heads: start.add(states + free_bits + runs).cast(),
+            })
+        }
+    }
+
+    /// Slots of the Region.
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// The slot that holds `address`.
+    #[inline]
+    pub fn slot_at(&self, address: usize) -> usize {
+        (address - self.base) / SLOT
+    }
+
+    /// A slot's first byte.
+    #[inline]
+    pub fn address(&self, slot: usize) -> *mut u8 {
+        (self.base + slot * SLOT) as *mut u8
+    }
+
+    /// The OS pages of `slots` slots from `first`.
+    pub fn pages(&self, first: usize, slots: usize) -> Pages {
+        let shift = SLOT.trailing_zeros() - self.page_shift;
+        Pages { first: first << shift, count: slots << shift }
+    }
+
+    /// The first slot of the run that `slot` belongs, or last belonged, to.
+    #[inline]
+    pub fn head(&self, slot: usize) -> Option<usize> {
+        let head = self.head_word(slot).load(Relaxed) as usize;
+        head.checked_sub(1)
+    }
+
+    /// Says that `count` slots from `head` belong to the run that begins at `head`.
+    pub fn assign(&self, head: usize, count: usize) {
+        for slot in head..head + count {
+            self.assign_one(head, slot);
+        }
+    }
+
+    /// Says it of one slot only: free extents need it of their ends.
+    pub fn assign_one(&self, head: usize, slot: usize) {
+        self.head_word(slot).store(head as u32 + 1, Relaxed);
+    }
+
+    /// The record at a run's first slot.
+    #[inline]
+    pub fn run(&self, head: usize) -> &Run {
+        debug_assert!(head < self.slots);
+        // SAFETY: slots are indices of this Region, and there is a record for each; zeros, as the
+        // kernel gives them, are a value of every field.
+        unsafe { &*self.runs.add(head) }
+    }
+
+    /// The state of the block that starts at `address`: 0, or its class plus one while it is live.
+    #[inline]
+    pub fn state(&self, address: usize) -> &AtomicU8 {
+        // SAFETY: addresses lie in the Region, and there is a byte for each 16 of it.
+        unsafe { &*self.states.add((address - self.base) / GRANULE) }
+    }
+
+    /// The words of free bits of the span at slot `head`, `count` of them.
+    pub fn free_bits(&self, head: usize, count: usize) -> &[AtomicU64] {
+        debug_assert!(count <= FREE_WORDS);
+        // SAFETY: there are FREE_WORDS words for each slot, and a span has no more blocks than
+        // its first slot has granules.
+        unsafe { core::slice::from_raw_parts(self.free_bits.add(head * FREE_WORDS), count) }
+    }
+
+    fn head_word(&self, slot: usize) -> &AtomicU32 {
+        debug_assert!(slot < self.slots);
+        // SAFETY: slots are indices of this Region, and there is a word for each.
+        unsafe { &*self.heads.add(slot) }
+    }
+}

@@ -1,0 +1,240 @@
+//! Spans of small blocks, by size class: where magazines are filled from and emptied to.
+//!
+//! A span hands out blocks that came back first, then opens new ones from its start, readying
+//! pages a few at a time: so the pages that were never needed stay missing.
+
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use refpage::Pages;
+use refpage::sys::lock::Mutex;
+use refpage::sys::report::die;
+
+use crate::arena::Arenas;
+use crate::classes;
+use crate::extents::List;
+use crate::large::{Large, Memory};
+use crate::page_map::{Kind, Run};
+
+/// Pages that a span readies at once when it opens new blocks: at first few, then more, so that
+/// a class which is hardly used costs little.
+const FIRST_READY: usize = 2;
+const MORE_READY: usize = 16;
+
+/// The spans of one class that have blocks to give.
+#[derive(Debug)]
+struct Class {
+    spans: List,
+    count: usize,
+}
+
+/// All spans of a heap.
+#[derive(Debug)]
+pub struct Spans {
+    classes: [Mutex<Class>; classes::COUNT],
+    arenas: Arenas,
+    /// Bytes in blocks that are handed out, magazines included.
+    out: AtomicUsize,
+}
+
+impl Spans {
+    /// No spans yet.
+    pub const fn new() -> Self {
+        Self {
+            classes: [const { Mutex::new(Class { spans: List::EMPTY, count: 0 }) }; classes::COUNT],
+            arenas: Arenas::new(),
+            out: AtomicUsize::new(0),
+        }
+    }
+
+    /// Bytes in blocks that are handed out, those in magazines included.
+    pub fn bytes_out(&self) -> usize {
+        self.out.load(Relaxed)
+    }
+
+    /// Fills `out` with blocks of `class`, which hold the content: how many, 0 when memory runs
+    /// out.
+    pub fn take(
+        &self,
+        memory: Memory<'_>,
+        large: &Large,
+        class: usize,
+        out: &mut [*mut u8],
+    ) -> usize {
+        let mut list = self.classes[class].lock();
+        let head = match list.spans.newest() {
+            Some(head) => head,
+            None => match self.open_span(memory, large, class) {
+                Some(head) => {
+                    list.spans.push(memory.map, head);
+                    list.count += 1;
+                    head
+                }
+                None => return 0,
+            },
+        };
+        let run = memory.map.run(head);
+        let mut taken = reuse(memory, head, class, out);
+        taken += open_blocks(memory, head, class, out.get_mut(taken..).unwrap_or_default());
+        if run.returned.load(Relaxed) == 0
+            && run.opened.load(Relaxed) as usize == classes::span_blocks(class)
+        {
+            list.spans.remove(memory.map, head);
+            list.count -= 1;
+            run.listed.store(false, Relaxed);
+        }
+        self.out.fetch_add(taken * classes::size(class), Relaxed);
+        taken
+    }
+
+    fn open_span(&self, memory: Memory<'_>, large: &Large, class: usize) -> Option<usize> {
+        let slots = classes::span_slots(class);
+        let head = self.arenas.allocate(memory, large, slots)?;
+        let run = memory.map.run(head);
+        run.window.open(memory.map.pages(head, slots), 0, 1);
+        run.slots.store(slots as u32, Relaxed);
+        run.class.store(class as u8, Relaxed);
+        run.opened.store(0, Relaxed);
+        run.returned.store(0, Relaxed);
+        run.readied.store(0, Relaxed);
+        run.listed.store(true, Relaxed);
+        run.set_kind(Kind::Span);
+        Some(head)
+    }
+
+    /// Takes blocks of `class` back; they hold the content.
+    pub fn give(&self, memory: Memory<'_>, class: usize, blocks: &[*mut u8]) {
+        let mut list = self.classes[class].lock();
+        for &block in blocks {
+            let slot = memory.map.slot_at(block as usize);
+            // A block's slot always has a head; if not, the map is damaged and so is the program.
+            let Some(head) = memory.map.head(slot) else { continue };
+            let run = memory.map.run(head);
+            let offset = block as usize - memory.map.address(head) as usize;
+            let index = offset / classes::size(class);
+            set_free(memory, head, class, index, block);
+            let returned = run.returned.fetch_add(1, Relaxed) + 1;
+            if !run.listed.load(Relaxed) {
+                run.listed.store(true, Relaxed);
+                list.spans.push(memory.map, head);
+                list.count += 1;
+            }
+            if returned == run.opened.load(Relaxed) && list.count > 1 {
+                self.close_span(memory, &mut list, head, class);
+            }
+        }
+        self.out.fetch_sub(blocks.len() * classes::size(class), Relaxed);
+    }
+
+    /// Gives an empty span's pages and slots back.
+    fn close_span(&self, memory: Memory<'_>, list: &mut Class, head: usize, class: usize) {
+        let run = memory.map.run(head);
+        let slots = classes::span_slots(class);
+        list.spans.remove(memory.map, head);
+        list.count -= 1;
+        run.set_kind(Kind::Arena);
+        for word in memory.map.free_bits(head, words(class)) {
+            word.store(0, Relaxed);
+        }
+        // The last page stays: talc's word is on it.
+        let pages = memory.map.pages(head, slots);
+        memory.engine.release(pages.prefix(pages.count - 1));
+        // SAFETY: the span came from the arenas with this size, and no block of it is out.
+        unsafe { self.arenas.deallocate(memory, head, slots) };
+    }
+
+    /// Locks everything for the time of a fork.
+    pub fn acquire(&self) {
+        for class in &self.classes {
+            class.acquire();
+        }
+        self.arenas.acquire();
+    }
+
+    /// Unlocks what [`acquire`](Self::acquire) locked.
+    ///
+    /// # Safety
+    /// As for [`Mutex::release`].
+    pub unsafe fn release(&self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.arenas.release();
+            for class in &self.classes {
+                class.release();
+            }
+        }
+    }
+}
+
+fn words(class: usize) -> usize {
+    classes::span_blocks(class).div_ceil(64)
+}
+
+fn block_at(memory: Memory<'_>, head: usize, class: usize, index: usize) -> *mut u8 {
+    // SAFETY: indices are below the span's number of blocks.
+    unsafe { memory.map.address(head).add(index * classes::size(class)) }
+}
+
+/// Hands out blocks that came back: how many.
+fn reuse(memory: Memory<'_>, head: usize, class: usize, out: &mut [*mut u8]) -> usize {
+    let run = memory.map.run(head);
+    if run.returned.load(Relaxed) == 0 {
+        return 0;
+    }
+    let mut taken = 0;
+    for (i, word) in memory.map.free_bits(head, words(class)).iter().enumerate() {
+        let mut bits = word.load(Relaxed);
+        while bits != 0 {
+            let Some(place) = out.get_mut(taken) else { break };
+            *place = block_at(memory, head, class, i * 64 + bits.trailing_zeros() as usize);
+            bits &= bits - 1;
+            taken += 1;
+        }
+        word.store(bits, Relaxed);
+        if taken == out.len() {
+            break;
+        }
+    }
+    run.returned.fetch_sub(taken as u32, Relaxed);
+    taken
+}
+
+fn set_free(memory: Memory<'_>, head: usize, class: usize, index: usize, block: *mut u8) {
+    let bits = memory.map.free_bits(head, words(class));
+    if let Some(word) = bits.get(index / 64) {
+        let old = word.load(Relaxed);
+        if old >> (index % 64) & 1 == 1 {
+            die(format_args!("double free of {block:p}, by two threads at once"));
+        }
+        word.store(old | 1 << (index % 64), Relaxed);
+    }
+}
+
+/// Hands out blocks that were never out before: how many.
+fn open_blocks(memory: Memory<'_>, head: usize, class: usize, out: &mut [*mut u8]) -> usize {
+    let run = memory.map.run(head);
+    let opened = run.opened.load(Relaxed) as usize;
+    let count = out.len().min(classes::span_blocks(class) - opened);
+    if count == 0 {
+        return 0;
+    }
+    for (place, index) in out.iter_mut().zip(opened..opened + count) {
+        *place = block_at(memory, head, class, index);
+    }
+    run.opened.store((opened + count) as u32, Relaxed);
+    ready_pages(memory, run, (opened + count) * classes::size(class));
+    count
+}
+
+/// Readies the span's pages up to byte `end`, and some more.
+fn ready_pages(memory: Memory<'_>, run: &Run, end: usize) {
+    let pages = run.window.pages();
+    let readied = run.readied.load(Relaxed) as usize;
+    let needed = end.div_ceil(1 << memory.engine.region().page_shift());
+    if needed <= readied {
+        return;
+    }
+    let ahead = if readied == 0 { FIRST_READY } else { MORE_READY };
+    let upto = needed.max(readied + ahead).min(pages.count);
+    memory.engine.prefill(Pages::span(pages.first + readied, pages.first + upto));
+    run.readied.store(upto as u32, Relaxed);
+}

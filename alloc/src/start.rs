@@ -1,0 +1,307 @@
+//! The heap's beginning: made by the first allocation, which may come from inside the dynamic
+//! linker, before libc has an environment; and what has to happen around fork.
+
+use core::cell::UnsafeCell;
+use core::ffi::{CStr, c_void};
+use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+
+use refpage::sys::lock::Mutex;
+use refpage::sys::report::warn;
+use refpage::sys::vm;
+use refpage::{Config, Engine, Region, Service};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{Errno, Result};
+
+use crate::heap::{self, Heap};
+use crate::large::Large;
+use crate::options::{Options, ServiceChoice, StatsChoice};
+use crate::page_map::{PageMap, SLOT};
+use crate::spans::Spans;
+use crate::stats;
+use crate::thread_cache::CachePool;
+
+/// The Region is reserved as large as it can be, from here down to [`SMALLEST`], by halves.
+const LARGEST: usize = 1 << 40;
+const SMALLEST: usize = 16 << 20;
+
+/// Huge pages are 2 MiB: the Region begins and ends at a border of theirs.
+const REGION_ALIGN: usize = 2 << 20;
+
+const NONE: u8 = 0;
+const READY: u8 = 1;
+const FAILED: u8 = 2;
+
+struct Place(UnsafeCell<MaybeUninit<Heap>>);
+
+// SAFETY: written once, under START, before STATE says that it may be read; shared after that.
+unsafe impl Sync for Place {}
+
+static HEAP: Place = Place(UnsafeCell::new(MaybeUninit::uninit()));
+static STATE: AtomicU8 = AtomicU8::new(NONE);
+static START: Mutex<()> = Mutex::new(());
+static THREAD_KEY: AtomicU32 = AtomicU32::new(u32::MAX);
+
+/// What [`RefPage::with_options`](crate::RefPage::with_options) asked for, before the environment.
+static DEFAULTS: Mutex<Options> = Mutex::new(Options::new());
+
+/// The heap, for those who hold a block of it.
+#[inline]
+pub(crate) fn heap() -> &'static Heap {
+    // SAFETY: whoever has a block or a cache got it from a heap that was written before.
+    unsafe { (*HEAP.0.get()).assume_init_ref() }
+}
+
+/// The heap, if it has started.
+#[inline]
+pub(crate) fn try_heap() -> Option<&'static Heap> {
+    (STATE.load(Ordering::Acquire) == READY).then(heap)
+}
+
+/// The heap, started if need be. None if the process has no address space for one.
+pub(crate) fn started() -> Option<&'static Heap> {
+    try_heap().or_else(start)
+}
+
+/// Options for a heap that has not started: false if it has.
+pub(crate) fn set_defaults(options: Options) -> bool {
+    *DEFAULTS.lock() = options;
+    STATE.load(Ordering::Acquire) == NONE
+}
+
+#[cold]
+fn start() -> Option<&'static Heap> {
+    let guard = START.lock();
+    match STATE.load(Ordering::Acquire) {
+        READY => return Some(heap()),
+        FAILED => return None,
+        _ => {}
+    }
+    let mut options = *DEFAULTS.lock();
+    read_environment(&mut options);
+    match make(&options) {
+        Ok(heap) => {
+            // SAFETY: START is held and STATE is NONE: nobody reads or writes the place.
+            unsafe { (*HEAP.0.get()).write(heap) };
+        }
+        Err(errno) => {
+            warn(format_args!(
+                "no address space for a heap of {SMALLEST} bytes ({errno}); every malloc will \
+                 fail. Raise RLIMIT_AS (ulimit -v) or the overcommit limit"
+            ));
+            STATE.store(FAILED, Ordering::Release);
+            return None;
+        }
+    }
+    // SAFETY: written just above, and never again.
+    let heap: &'static Heap = unsafe { (*HEAP.0.get()).assume_init_ref() };
+    heap.engine.launch();
+    tell_of_a_lesser_service(heap);
+    STATE.store(READY, Ordering::Release);
+    heap::THRESHOLD.store(options.threshold, Ordering::Release);
+    drop(guard);
+    hook_into_libc(&options);
+    Some(heap)
+}
+
+fn make(options: &Options) -> Result<Heap> {
+    let config = Config {
+        service: match options.service {
+            // `launch` says so if it has to take less.
+            ServiceChoice::Auto | ServiceChoice::Lazy => None,
+            ServiceChoice::Memset => Some(Service::Memset),
+            ServiceChoice::Off => Some(Service::Off),
+        },
+        pattern: options.pattern,
+        pool: options.pool,
+    };
+    let mut wanted = match (options.region, vm::address_space_limit()) {
+        (0, None) => LARGEST,
+        // The limit counts what is reserved, and the program maps things too.
+        (0, Some(limit)) => ((limit / 4).min(LARGEST as u64) as usize).max(SMALLEST),
+        (region, _) => region,
+    };
+    loop {
+        wanted = (wanted / REGION_ALIGN * REGION_ALIGN).max(SMALLEST);
+        match make_with(wanted, &config, options) {
+            Err(Errno::NOMEM) if wanted > SMALLEST => wanted /= 2,
+            other => return other,
+        }
+    }
+}
+
+fn make_with(len: usize, config: &Config, options: &Options) -> Result<Heap> {
+    // Address space that is left over when a later part does not fit stays reserved: this happens
+    // once, at the start, under a limit that then refuses less than half of what it had.
+    let region = Region::reserve(len, REGION_ALIGN)?;
+    let map = PageMap::reserve(&region)?;
+    let large = Large::new(&map, options.decay_ms);
+    // A thread for each slot, within reason.
+    let caches = CachePool::reserve((len / SLOT).clamp(64, 16 << 10))?;
+    let shared = caches.take().ok_or(Errno::NOMEM)? as usize;
+    let engine = Engine::new(region, config, &heap::PROCESS)?;
+    Ok(Heap {
+        engine,
+        map,
+        large,
+        spans: Spans::new(),
+        caches,
+        shared: Mutex::new(shared),
+        options: *options,
+    })
+}
+
+/// One line if the service is less than what was asked for.
+fn tell_of_a_lesser_service(heap: &Heap) {
+    let wanted = matches!(heap.options.service, ServiceChoice::Auto | ServiceChoice::Lazy);
+    if wanted && heap.engine.service() == Service::Memset {
+        heap.engine.reason(|reason| {
+            warn(format_args!(
+                "service memset instead of lazy: {reason}; `refpage doctor` tells more, \
+                 service=memset in REFPAGE_OPTIONS asks for it"
+            ));
+        });
+    }
+}
+
+fn hook_into_libc(options: &Options) {
+    let mut key: libc::pthread_key_t = 0;
+    // SAFETY: both functions are given what they ask for, and the callbacks live for ever. A
+    // process that has all its keys in use does without the cleaning up at thread end.
+    unsafe {
+        if libc::pthread_key_create(&mut key, Some(end_of_thread)) == 0 {
+            THREAD_KEY.store(key, Ordering::Release);
+        }
+        if libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(in_child)) != 0 {
+            warn(format_args!("cannot register for fork: a child must not allocate"));
+        }
+        if options.stats != StatsChoice::Off && libc::atexit(stats::at_exit) != 0 {
+            warn(format_args!("cannot register for exit: no statistics"));
+        }
+    }
+}
+
+unsafe extern "C" fn end_of_thread(cache: *mut c_void) {
+    heap::thread_ends(cache);
+}
+
+/// Has [`heap::thread_ends`] called with `cache` when this thread ends.
+pub(crate) fn watch_thread_end(cache: *mut c_void) {
+    let key = THREAD_KEY.load(Ordering::Acquire);
+    if key != u32::MAX {
+        // SAFETY: the key was made by `hook_into_libc`.
+        unsafe { libc::pthread_setspecific(key, cache) };
+    }
+}
+
+unsafe extern "C" fn before_fork() {
+    let heap = heap();
+    heap.shared.acquire();
+    heap.spans.acquire();
+    heap.large.acquire();
+    heap.caches.acquire();
+    heap.engine.fork_prepare();
+}
+
+unsafe extern "C" fn after_fork() {
+    let heap = heap();
+    heap.engine.fork_parent();
+    // SAFETY: taken by this thread in `before_fork`.
+    unsafe { release_locks(heap) };
+}
+
+unsafe extern "C" fn in_child() {
+    let heap = heap();
+    let before = heap.engine.service();
+    heap.engine.fork_child();
+    // SAFETY: taken in `before_fork` by the thread that this one is the image of.
+    unsafe { release_locks(heap) };
+    if heap.engine.service() != before {
+        tell_of_a_lesser_service(heap);
+        heap::fill_what_is_missing(heap);
+    }
+}
+
+/// # Safety
+/// `before_fork` took the locks on this thread.
+unsafe fn release_locks(heap: &Heap) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        heap.caches.release();
+        heap.large.release();
+        heap.spans.release();
+        heap.shared.release();
+    }
+}
+
+/// Applies REFPAGE_OPTIONS, unless the process runs with more rights than its caller.
+fn read_environment(options: &mut Options) {
+    // SAFETY: getauxval has no precondition.
+    if unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
+        return;
+    }
+    let mut complain = |error: crate::options::OptionError<'_>| {
+        warn(format_args!("REFPAGE_OPTIONS: {error}; the default is used"));
+    };
+    unsafe extern "C" {
+        static environ: *const *const libc::c_char;
+    }
+    // SAFETY: libc's variable; null until libc has started.
+    let mut entry = unsafe { environ };
+    if entry.is_null() {
+        read_kernel_environment(options, &mut complain);
+        return;
+    }
+    loop {
+        // SAFETY: the array ends with a null, which is where this loop ends.
+        let text = unsafe { *entry };
+        if text.is_null() {
+            return;
+        }
+        // SAFETY: entries before the null are strings.
+        if let Some(value) = value_of(unsafe { CStr::from_ptr(text) }.to_bytes()) {
+            options.apply(value, &mut complain);
+        }
+        // SAFETY: not past the null.
+        entry = unsafe { entry.add(1) };
+    }
+}
+
+fn value_of(entry: &[u8]) -> Option<&[u8]> {
+    entry.strip_prefix(b"REFPAGE_OPTIONS=")
+}
+
+/// Inside the dynamic linker, before libc has an environment: from the kernel's copy of it.
+fn read_kernel_environment(
+    options: &mut Options,
+    complain: &mut dyn FnMut(crate::options::OptionError<'_>),
+) {
+    let opened =
+        rustix::fs::open(c"/proc/self/environ", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let Ok(file) = opened else { return };
+    // Read through a window: entries longer than it are none of ours.
+    let mut window = [0u8; 4096];
+    let mut filled = 0;
+    loop {
+        let room = window.get_mut(filled..).unwrap_or_default();
+        let read = rustix::io::read(&file, room).unwrap_or(0);
+        filled += read;
+        let held = window.get(..filled).unwrap_or_default();
+        let mut used = 0;
+        for entry in held.split_inclusive(|&byte| byte == 0) {
+            if entry.last() != Some(&0) && read != 0 && filled < window.len() {
+                break;
+            }
+            used += entry.len();
+            let text = entry.strip_suffix(b"\0").unwrap_or(entry);
+            if let Some(value) = value_of(text) {
+                options.apply(value, complain);
+            }
+        }
+        if read == 0 {
+            return;
+        }
+        window.copy_within(used..filled, 0);
+        filled -= used;
+    }
+}
