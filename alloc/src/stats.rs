@@ -43,6 +43,8 @@ stats! {
     region_used_bytes: h => h.large.extents.lock().used() * crate::page_map::SLOT;
     /// VMAs that the Region is made of, counted in /proc/self/maps; 0 if that cannot be read.
     region_vmas: h => count_vmas(h.engine.region());
+    /// Bytes in live allocations, magazines included.
+    live_bytes: h => h.large.live_bytes() + h.spans.bytes_out();
     /// Bytes in live large allocations.
     large_live_bytes: h => h.large.live_bytes();
     /// Bytes in small blocks handed out, magazines included.
