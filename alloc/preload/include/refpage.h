@@ -27,12 +27,12 @@ extern "C" {
 /* The library's version, "major.minor.patch". The string is constant. */
 REFPAGE_API const char *refpage_version(void);
 
-/* How untouched memory gets its content in this process: "lazy", "memset", or "off" (it gets none). The
- * string is constant. */
+/* How untouched memory gets its content in this process: "lazy", "memset", "off" (it gets none), or "none"
+ * (there was no address space for a heap, and every malloc fails). The string is constant. */
 REFPAGE_API const char *refpage_service(void);
 
 /* The byte that untouched memory reads as: 0xaa unless REFPAGE_OPTIONS says otherwise; -1 when the service
- * is "off". */
+ * is "off" or "none". */
 REFPAGE_API int refpage_pattern(void);
 
 /* Writes the block of statistics that stats=1 prints at exit to the file descriptor fd. */

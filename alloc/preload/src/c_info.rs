@@ -6,7 +6,7 @@ use core::ffi::c_int;
 use libc::FILE;
 use refpage_alloc::heap;
 
-/// What glibc's structs and XML have room for: bytes taken from the kernel, and those of them in live blocks.
+/// What glibc's structs and XML have room for: the Region's bytes in use, and those of them in live blocks.
 struct Usage {
     held: usize,
     live: usize,
@@ -16,9 +16,9 @@ impl Usage {
     fn now() -> Self {
         let stats = heap::stats();
         let live = stats.live_bytes as usize;
-        // The two counters are read at different moments: never let "held minus live" wrap.
+        // The counters are read at different moments: never let "held minus live" wrap.
         Self {
-            held: (stats.region_bytes as usize).max(live),
+            held: (stats.region_used_bytes as usize).max(live),
             live,
         }
     }

@@ -17,23 +17,15 @@ use refpage_alloc::heap;
 /// What every block is aligned to: `alignof(max_align_t)` in the x86-64 and AArch64 psABIs.
 const MALLOC_ALIGN: usize = 16;
 
-/// `PTRDIFF_MAX`: beyond it, the difference of two pointers into one block would overflow.
-const MAX_SIZE: usize = isize::MAX as usize;
-
-/// A block, or null with errno ENOMEM. `align` must be a power of two.
+/// A block, or null with errno ENOMEM. `align` must be a power of two. A size beyond PTRDIFF_MAX needs no check
+/// here: the heap has none of it.
 #[inline(always)]
 fn allocate(size: usize, align: usize, zeroed: bool) -> *mut c_void {
-    let block = try_allocate(size, align, zeroed);
-    if block.is_null() { fail(ENOMEM) } else { block }
-}
-
-/// As [`allocate`], but leaves errno alone.
-#[inline(always)]
-fn try_allocate(size: usize, align: usize, zeroed: bool) -> *mut c_void {
-    if size <= MAX_SIZE {
-        heap::allocate(size, align, zeroed).cast()
+    let block = heap::allocate(size, align, zeroed);
+    if block.is_null() {
+        fail(ENOMEM)
     } else {
-        ptr::null_mut()
+        block.cast()
     }
 }
 
@@ -94,9 +86,6 @@ pub unsafe extern "C" fn realloc(block: *mut c_void, size: usize) -> *mut c_void
         unsafe { heap::deallocate(block.cast()) };
         return ptr::null_mut();
     }
-    if size > MAX_SIZE {
-        return fail(ENOMEM);
-    }
     // SAFETY: not null, a live block by the caller's contract; `size` is not 0.
     let moved = unsafe { heap::reallocate(block.cast(), size) };
     if moved.is_null() {
@@ -153,12 +142,12 @@ pub unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, siz
     if !align.is_power_of_two() || align < size_of::<*mut c_void>() {
         return EINVAL;
     }
-    let block = try_allocate(size, align.max(MALLOC_ALIGN), false);
+    let block = heap::allocate(size, align.max(MALLOC_ALIGN), false);
     if block.is_null() {
         return ENOMEM;
     }
     // SAFETY: valid for writing by the caller's contract.
-    unsafe { out.write(block) };
+    unsafe { out.write(block.cast()) };
     0
 }
 

@@ -32,6 +32,6 @@ fn c_name(service: &str) -> &'static CStr {
         "lazy" => c"lazy",
         "memset" => c"memset",
         "off" => c"off",
-        _ => c"unknown",
+        _ => c"none",
     }
 }

@@ -20,6 +20,7 @@ for_each_service! {
     blocks_pass_between_threads => |service| check_content("threads", &["exchange"], service);
     one_thread_makes_what_another_frees => |service| check_content("threads", &["make-and-free"], service);
     a_thousand_short_lived_threads_leave_no_trace => |service| check_content("threads", &["come-and-go"], service);
+    threads_ask_for_one_blocks_size => |service| check_content("threads", &["ask-at-once"], service);
     threads_share_one_fresh_block => |service| check_content("threads", &["one-block"], service);
 }
 

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <stdatomic.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -98,15 +99,24 @@ static void expect_working_heap(uint64_t seed) {
     }
 }
 
-/* The third quarter stays untouched in both processes until the end, when the other one is long at work. */
-static void both_sides(pid_t child, struct heap *heap, int ours[2], int theirs[2]) {
-    char token;
+/* The other side is there, too, or has ended: then there is nothing to read. */
+static void meet(int end) {
+    char token = 'm';
+    CHECK(send(end, &token, 1, MSG_NOSIGNAL) == 1);
+    CHECK(recv(end, &token, 1, 0) == 1);
+}
+
+/* The second half stays untouched in both processes until the other one is long at work. */
+static void both_sides(pid_t child, struct heap *heap, int ends[2]) {
+    close(ends[child == 0]);
+    int end = ends[child != 0];
     if (child == 0) {
         in_child();
         expect_heap(heap, 0, BLOCK / 4, "the child's heap");
         overwrite(heap, 'c', 0, BLOCK / 4);
-        CHECK(write(theirs[1], "c", 1) == 1);
-        CHECK(read(ours[0], &token, 1) == 1);
+        meet(end);
+        expect_heap(heap, BLOCK / 4, BLOCK / 2, "the child's heap");
+        meet(end);
         expect_heap(heap, BLOCK / 4, BLOCK, "the child's heap, after the parent wrote to its own");
         expect_overwritten(heap, 'c', 0, BLOCK / 4);
         expect_working_heap(1);
@@ -114,11 +124,12 @@ static void both_sides(pid_t child, struct heap *heap, int ours[2], int theirs[2
         expect_working_heap(2);
         _exit(0);
     }
-    CHECK(read(theirs[0], &token, 1) == 1);
+    meet(end);
     expect_heap(heap, 0, BLOCK / 2, "the parent's heap, after the child wrote to its own");
     overwrite(heap, 'w', 0, BLOCK / 2);
-    CHECK(write(ours[1], "p", 1) == 1);
+    meet(end);
     expect_working_heap(3);
+    close(end);
     expect_end(child);
     expect_heap(heap, BLOCK / 2, BLOCK, "the parent's heap, after the child ended");
     expect_overwritten(heap, 'w', 0, BLOCK / 2);
@@ -129,10 +140,10 @@ static void both_sides(pid_t child, struct heap *heap, int ours[2], int theirs[2
 static void with_fork(void) {
     for (int round = 0; round < 5; round++) {
         struct heap heap;
-        int ours[2], theirs[2];
-        CHECK(pipe(ours) == 0 && pipe(theirs) == 0);
+        int ends[2];
+        CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
         fill(&heap);
-        both_sides(fork(), &heap, ours, theirs);
+        both_sides(fork(), &heap, ends);
     }
 }
 
@@ -140,13 +151,13 @@ static void with_fork(void) {
 static void with_raw_clone(void) {
     for (int round = 0; round < 3; round++) {
         struct heap heap;
-        int ours[2], theirs[2];
-        CHECK(pipe(ours) == 0 && pipe(theirs) == 0);
+        int ends[2];
+        CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
         fill(&heap);
         pid_t child = (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
         if (child == 0)
             free(need(malloc(100000)));
-        both_sides(child, &heap, ours, theirs);
+        both_sides(child, &heap, ends);
     }
 }
 

@@ -197,6 +197,7 @@ static void limited_later(void) {
     struct rlimit limit = {GIB, GIB};
     CHECK(setrlimit(RLIMIT_AS, &limit) == 0);
     EXPECT_ENOMEM(malloc(100 * 1024 * GIB));
+    EXPECT_ENOMEM(malloc(2 * GIB));
     EXPECT_ENOMEM(calloc(1024, 100 * GIB));
     EXPECT_ENOMEM(realloc(early, 100 * 1024 * GIB));
     free(early);
@@ -221,7 +222,8 @@ static void accounting(void) {
     puts(text);
     free(text);
     free(block);
-    CHECK(mallinfo2().uordblks <= info.uordblks - 10 * MIB + 64 * KIB);
+    /* Less by about that block: what threads keep ready for themselves counts as used. */
+    CHECK(mallinfo2().uordblks <= info.uordblks - 9 * MIB);
     int trimmed = malloc_trim(0);
     CHECK(trimmed == 0 || trimmed == 1);
 }

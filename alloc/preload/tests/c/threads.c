@@ -136,11 +136,31 @@ static void one_fresh_block_many_threads(void) {
     }
 }
 
+/* malloc_usable_size only asks, and all may ask at once: of a small, a medium and a large block. */
+static void *ask_size(void *blocks) {
+    for (int round = 0; round < 200000; round++)
+        for (void **block = blocks; *block; block++)
+            CHECK(malloc_usable_size(*block) >= 100);
+    return NULL;
+}
+
+static void all_ask_at_once(void) {
+    pthread_t threads[4];
+    void *blocks[] = {need(malloc(100)), need(malloc(20000)), need(malloc(MIB)), NULL};
+    for (int i = 0; i < 4; i++)
+        CHECK(pthread_create(&threads[i], NULL, ask_size, blocks) == 0);
+    for (int i = 0; i < 4; i++)
+        CHECK(pthread_join(threads[i], NULL) == 0);
+    for (int i = 0; i < 3; i++)
+        free(blocks[i]);
+}
+
 int main(int argc, char **argv) {
     static const struct behaviour behaviours[] = {
         {"exchange", blocks_pass_between_threads},
         {"make-and-free", one_makes_the_other_frees},
         {"come-and-go", threads_come_and_go},
+        {"ask-at-once", all_ask_at_once},
         {"one-block", one_fresh_block_many_threads},
     };
     return RUN_BEHAVIOUR(behaviours);
