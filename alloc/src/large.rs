@@ -310,16 +310,11 @@ impl Large {
         let base = memory.map.address(head) as usize;
         let kept = region.pages_of(base, new.min(old));
         let zero = run.window.zero_pages();
-        // The page on the border: what it holds beyond the smaller size is to be the content. If
-        // the run grows it already is, except where the page came as zeros.
-        let border = base + new.min(old);
-        let end = (kept.end() << region.page_shift()) + region.base();
-        let last = Pages { first: kept.end() - 1, count: 1 };
-        let mixed = if new < old { region.present().get(last.first) } else { false };
-        if border < end && (zero > 0 || mixed) {
-            // SAFETY: the run is in this thread's hands; the page is served if it is missing.
-            unsafe { memory.engine.content().fill(border as *mut u8, end - border) };
-            region.present().set(last);
+        // A run that grows holds the content behind its old end, except where a page came as
+        // zeros; one that shrinks holds what the program left there.
+        let shrinks = new < old && region.present().get(kept.end() - 1);
+        if zero > 0 || shrinks {
+            restore_page_from(memory, base + new.min(old));
         }
         run.window.set_zero_pages(zero.min(kept.count));
         if new < old {
@@ -371,6 +366,9 @@ impl Large {
             unsafe { start.copy_from_nonoverlapping(from, old_size) };
         } else {
             memory.engine.relocate(Pages { first: pages.first, count: src.count }, src);
+            if old.size.load(Relaxed) > old_size {
+                restore_page_from(memory, start as usize + old_size);
+            }
         }
         self.resize(memory, to, old_size, size);
         run.set_kind(Kind::Large);
@@ -445,6 +443,18 @@ impl Large {
             self.extents.release();
             self.cache.release();
         }
+    }
+}
+
+/// Writes the content from `address` to the end of its page, all of which is in this thread's
+/// hands; nothing if a page begins there.
+fn restore_page_from(memory: Memory<'_>, address: usize) {
+    let region = memory.engine.region();
+    let end = address.next_multiple_of(1 << region.page_shift());
+    if end > address {
+        // SAFETY: the caller's bytes; the page is served if it is missing.
+        unsafe { memory.engine.content().fill(address as *mut u8, end - address) };
+        region.present().set(region.pages_of(address, 1));
     }
 }
 

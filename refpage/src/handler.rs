@@ -17,12 +17,13 @@ use crate::sys::thread::{self, Stack};
 use crate::sys::uffd::{Channel, Fault, FaultBuffer};
 use crate::sys::{report, vm};
 
-/// Milliseconds between two rounds of giving memory back, while there is some.
-const TICK: u64 = 250;
+/// Milliseconds until the handler looks again for something to give back, when there was nothing:
+/// it doubles up to a minute. An idle process is to sleep, and a freed run must not wait for ever.
+const FIRST_LOOK: u64 = 250;
+const LAST_LOOK: u64 = 60_000;
 
-/// With nothing to give back, rounds become rarer, to one a minute: an idle process is to sleep,
-/// and a freed run must not wait for ever.
-const IDLE_TICK: u64 = 60_000;
+/// After this many idle milliseconds, what waits in the pool goes back to the kernel too.
+const POOL_IDLE: u64 = 4_000;
 
 /// A writer this many pages into its run has earned huge pages ahead of it: four blocks.
 const HUGE_AFTER: usize = 4 * HUGE;
@@ -46,18 +47,18 @@ extern "C" fn run(arg: *mut c_void) -> c_int {
     let _ = rustix::process::chdir(c"/");
     let mut handler = Handler { engine, channel, huge_wanted: false };
     let mut faults = FaultBuffer::default();
-    let mut tick = TICK;
-    let mut last_round = vm::now_ms();
+    let mut look = FIRST_LOOK;
+    let mut due = vm::now_ms() + look;
     loop {
-        if handler.wait(tick) {
+        let now = vm::now_ms();
+        if handler.wait(due.saturating_sub(now)) {
             handler.answer(&mut faults);
-            tick = TICK;
+            look = FIRST_LOOK;
         }
         let now = vm::now_ms();
-        if now - last_round >= tick {
-            last_round = now;
-            let more = handler.give_back(now);
-            tick = if more { TICK } else { (tick * 2).min(IDLE_TICK) };
+        if now >= due {
+            look = handler.give_back(now, look);
+            due = now + look;
         }
     }
 }
@@ -158,12 +159,24 @@ impl Handler {
         end
     }
 
-    fn give_back(&mut self, now_ms: u64) -> bool {
-        if let Some(pool) = self.engine.movable_pool()
+    /// Gives back what has been idle, and says when to look again.
+    fn give_back(&mut self, now_ms: u64, look: u64) -> u64 {
+        let pool = self.engine.movable_pool();
+        if let Some(pool) = pool
             && !core::mem::take(&mut self.huge_wanted)
         {
             pool.drain_huge();
         }
-        self.engine.runs().purge(now_ms)
+        match self.engine.runs().purge(now_ms) {
+            Some(delay) => delay,
+            None => {
+                if let Some(pool) = pool
+                    && look >= POOL_IDLE
+                {
+                    pool.drain();
+                }
+                (look * 2).min(LAST_LOOK)
+            }
+        }
     }
 }

@@ -12,9 +12,9 @@ pub trait Runs: Sync {
     /// The run that the page belongs to, if it belongs to one.
     fn run_at(&self, page: usize) -> Option<&RunWindow>;
 
-    /// Gives back what has not been used for long enough; called every now and then. True if
-    /// there is more to give back later.
-    fn purge(&self, now_ms: u64) -> bool;
+    /// Gives back some of what has not been used for long enough. The milliseconds until the next
+    /// call is worth making, or none if nothing waits.
+    fn purge(&self, now_ms: u64) -> Option<u64>;
 }
 
 /// Bounds, content and fault history of one page run.

@@ -1,0 +1,170 @@
+//! Every way that memory comes back: reused in place, decayed to the pool and the kernel,
+//! trimmed; and that it holds the content after each of them.
+
+use std::alloc::{GlobalAlloc, Layout};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use refpage_alloc::options::Options;
+use refpage_alloc::{RefPage, Stats, heap, service_name};
+
+const PATTERN: u8 = 0x5C;
+
+#[global_allocator]
+static ALLOCATOR: RefPage = RefPage::with_options(Options::new().pattern(PATTERN).decay_ms(50));
+
+/// The tests read the process's counters, so one at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+struct Run(*mut u8, Layout);
+
+impl Run {
+    fn new(size: usize) -> Self {
+        let layout = Layout::from_size_align(size, 16).expect("a valid layout");
+        // SAFETY: the size is not zero.
+        let start = unsafe { ALLOCATOR.alloc(layout) };
+        assert!(!start.is_null());
+        Self(start, layout)
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: the block holds that many bytes, all initialised: that is what is tested here.
+        unsafe { std::slice::from_raw_parts_mut(self.0, self.1.size()) }
+    }
+
+    fn assert_pattern(&mut self) {
+        assert_eq!(self.bytes().iter().position(|&byte| byte != PATTERN), None);
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout.
+        unsafe { ALLOCATOR.dealloc(self.0, self.1) };
+    }
+}
+
+fn wait_for(what: &str, mut reached: impl FnMut(Stats) -> bool) {
+    let start = Instant::now();
+    while !reached(heap::stats()) {
+        assert!(start.elapsed() < Duration::from_secs(20), "{what}: {:#?}", heap::stats());
+        std::thread::sleep(Duration::from_millis(20));
+        // Without a handler, it is the allocating threads that give memory back.
+        drop(Run::new(64 << 10));
+    }
+}
+
+#[test]
+fn a_recycled_run_holds_the_pattern_again() {
+    let _alone = alone();
+    let before = heap::stats();
+    for round in 0..20 {
+        let mut run = Run::new(4_096_000);
+        let pages = 1 + round * 37 % 1000;
+        run.assert_pattern();
+        run.bytes()[..pages * 4096].fill(round as u8);
+    }
+    assert!(heap::stats().large_recycled >= before.large_recycled + 19);
+}
+
+#[test]
+fn idle_runs_go_to_the_pool_and_come_back_with_the_pattern() {
+    let _alone = alone();
+    let before = heap::stats();
+    let mut runs: Vec<Run> = (0..40).map(|_| Run::new(1 << 20)).collect();
+    runs.iter_mut().for_each(|run| run.bytes().fill(1));
+    drop(runs);
+    wait_for("decay gives back 40 MiB", |now| {
+        now.pages_pooled + now.pages_purged >= before.pages_pooled + before.pages_purged + 10_000
+    });
+    if service_name() == "lazy" {
+        assert!(heap::stats().pages_pooled > before.pages_pooled, "{:#?}", heap::stats());
+    }
+    let before = heap::stats();
+    let mut runs: Vec<Run> = (0..20).map(|_| Run::new(900_000)).collect();
+    runs.iter_mut().for_each(Run::assert_pattern);
+    if service_name() == "lazy" {
+        let now = heap::stats();
+        assert!(now.pages_moved + now.pages_copied >= before.pages_moved + before.pages_copied + 20 * 220);
+    }
+}
+
+#[test]
+fn trim_gives_cached_runs_back_at_once() {
+    let _alone = alone();
+    let mut runs: Vec<Run> = (0..10).map(|_| Run::new(2 << 20)).collect();
+    runs.iter_mut().for_each(|run| run.bytes().fill(3));
+    drop(runs);
+    assert!(heap::trim(0));
+    assert_eq!(heap::stats().cached_pages, 0);
+    let mut run = Run::new(2 << 20);
+    run.assert_pattern();
+}
+
+#[test]
+fn empty_spans_are_given_back() {
+    let _alone = alone();
+    let before = heap::stats();
+    let blocks: Vec<Box<[u8; 1000]>> = (0..20_000).map(|i| Box::new([i as u8; 1000])).collect();
+    drop(blocks);
+    let now = heap::stats();
+    let given = now.pages_pooled + now.pages_purged - before.pages_pooled - before.pages_purged;
+    assert!(given > 3000, "{given} pages of 20 MB given back");
+}
+
+#[test]
+fn calloc_is_zero_on_recycled_memory_and_the_pattern_is_back_after_it() {
+    let _alone = alone();
+    let layout = Layout::from_size_align(1 << 20, 16).expect("a valid layout");
+    for round in 0..10usize {
+        let mut run = Run::new(1 << 20);
+        run.assert_pattern();
+        run.bytes()[..(round + 1) * 10_000].fill(9);
+        drop(run);
+        // SAFETY: the size is not zero; the block is freed with the same layout.
+        unsafe {
+            let zeroed = ALLOCATOR.alloc_zeroed(layout);
+            let bytes = std::slice::from_raw_parts_mut(zeroed, layout.size());
+            assert_eq!(bytes.iter().position(|&byte| byte != 0), None, "round {round}");
+            bytes[round * 1000..].fill(7);
+            ALLOCATOR.dealloc(zeroed, layout);
+        }
+    }
+}
+
+#[test]
+fn a_realloc_keeps_its_bytes_wherever_it_goes() {
+    let _alone = alone();
+    let mut size = 100_000;
+    let mut layout = Layout::from_size_align(size, 16).expect("a valid layout");
+    // SAFETY: every block is used within its size and handed on to the next call.
+    unsafe {
+        let mut start = ALLOCATOR.alloc(layout);
+        start.write_bytes(1, size);
+        for round in 2..12u8 {
+            // A neighbour now and then, so that growing in place is not always possible.
+            let neighbour = (round % 2 == 0).then(|| Run::new(size));
+            let new = size * 2 - 777;
+            start = ALLOCATOR.realloc(start, layout, new);
+            drop(neighbour);
+            let bytes = std::slice::from_raw_parts_mut(start, new);
+            assert_eq!(bytes[..size].iter().position(|&byte| byte != round - 1), None);
+            assert_eq!(bytes[size..].iter().position(|&byte| byte != PATTERN), None);
+            bytes.fill(round);
+            size = new;
+            layout = Layout::from_size_align(size, 16).expect("a valid layout");
+        }
+        start = ALLOCATOR.realloc(start, layout, 70_000);
+        layout = Layout::from_size_align(70_000, 16).expect("a valid layout");
+        start = ALLOCATOR.realloc(start, layout, 1 << 20);
+        layout = Layout::from_size_align(1 << 20, 16).expect("a valid layout");
+        let bytes = std::slice::from_raw_parts(start, 1 << 20);
+        assert_eq!(bytes[..70_000].iter().position(|&byte| byte != 11), None);
+        assert_eq!(bytes[70_000..].iter().position(|&byte| byte != PATTERN), None);
+        ALLOCATOR.dealloc(start, layout);
+    }
+}
