@@ -23,6 +23,8 @@ pub struct Stack {
 
 // SAFETY: the mapping belongs to whoever holds the value; it has no thread affinity.
 unsafe impl Send for Stack {}
+// SAFETY: shared references only read its address.
+unsafe impl Sync for Stack {}
 
 impl Stack {
     /// Maps a stack with a guard page at its low end.

@@ -1,0 +1,233 @@
+//! The engine without an allocator: faults, moves, recycling, limits of what may be moved.
+//!
+//! Needs a userfaultfd that sees kernel-mode faults; where there is none, the tests of `lazy` say
+//! why they are skipped.
+
+use std::io::Read;
+
+use refpage::{Config, Engine, Pages, Region, RunWindow, Runs, Service, probe_channel};
+
+const PATTERN: u8 = 0xAA;
+const MIB: usize = 1 << 20;
+
+/// The whole Region is one run.
+#[derive(Debug, Default)]
+struct OneRun(RunWindow);
+
+impl Runs for OneRun {
+    fn run_at(&self, _: usize) -> Option<&RunWindow> {
+        Some(&self.0)
+    }
+    fn purge(&self, _: u64) -> Option<u64> {
+        None
+    }
+}
+
+struct Fixture {
+    engine: &'static Engine,
+    run: &'static OneRun,
+}
+
+impl Fixture {
+    fn new(service: Service) -> Self {
+        let run: &'static OneRun = Box::leak(Box::default());
+        let region = Region::reserve(64 * MIB, 2 * MIB).expect("64 MiB of address space");
+        let config = Config { service: Some(service), pattern: PATTERN, pool: 16 * MIB };
+        let engine: &'static Engine =
+            Box::leak(Box::new(Engine::new(region, &config, run).expect("address space")));
+        engine.launch();
+        let fixture = Self { engine, run };
+        fixture.open(0);
+        fixture
+    }
+
+    /// A fixture of `lazy`, or the printed reason why there is none.
+    fn lazy() -> Option<Self> {
+        let (channel, attempts) = probe_channel();
+        match channel {
+            Some((_, features)) if features.has_move() => Some(Self::new(Service::Lazy)),
+            Some(_) => {
+                eprintln!("skipped: this kernel cannot move pages");
+                None
+            }
+            None => {
+                eprintln!("skipped: no userfaultfd ({attempts})");
+                None
+            }
+        }
+    }
+
+    fn open(&self, zero: usize) {
+        let pages = self.all();
+        self.run.0.open(pages, zero, 1);
+    }
+
+    fn all(&self) -> Pages {
+        self.engine.region().present().all()
+    }
+
+    fn page_bytes(&self) -> usize {
+        1 << self.engine.region().page_shift()
+    }
+
+    fn bytes(&self, pages: Pages) -> &'static mut [u8] {
+        let start = self.engine.region().address(pages.first);
+        // SAFETY: the pages lie in the Region, which lives for ever, and each test is their only
+        // user.
+        unsafe { std::slice::from_raw_parts_mut(start, pages.count * self.page_bytes()) }
+    }
+
+    fn assert_all(&self, pages: Pages, value: u8) {
+        assert_eq!(self.bytes(pages).iter().position(|&byte| byte != value), None);
+    }
+}
+
+#[test]
+fn untouched_pages_stay_missing_and_touched_ones_hold_the_pattern() {
+    let Some(f) = Fixture::lazy() else { return };
+    let page = f.page_bytes();
+    f.bytes(f.all())[3000 * page + 5] = 1;
+    assert!(f.engine.region().present().get(3000));
+    assert_eq!(f.engine.region().present().count(f.all()), 1);
+    assert_eq!(f.bytes(Pages { first: 3000, count: 1 })[5], 1);
+    f.bytes(Pages { first: 3000, count: 1 })[5] = PATTERN;
+    f.assert_all(Pages { first: 3000, count: 1 }, PATTERN);
+    assert_eq!(f.engine.counters().faults.get(), 1);
+}
+
+#[test]
+fn a_sequential_reader_takes_few_faults_and_huge_pages() {
+    let Some(f) = Fixture::lazy() else { return };
+    f.assert_all(f.all(), PATTERN);
+    let faults = f.engine.counters().faults.get();
+    assert!(faults < 60, "{faults} faults for {} pages", f.all().count);
+    eprintln!("{faults} faults, {} huge pages", f.engine.counters().huge_moved.get());
+}
+
+#[test]
+fn system_calls_see_the_pattern_and_write_to_missing_pages() {
+    let Some(f) = Fixture::lazy() else { return };
+    let pages = Pages { first: 100, count: 64 };
+    let mut file = std::fs::File::open("/dev/zero").expect("/dev/zero opens");
+    file.read_exact(&mut f.bytes(pages)[..33 * f.page_bytes() + 7]).expect("read(2) is served");
+    let bytes = f.bytes(pages);
+    assert!(bytes[..33 * f.page_bytes() + 7].iter().all(|&byte| byte == 0));
+    assert!(bytes[33 * f.page_bytes() + 7..].iter().all(|&byte| byte == PATTERN));
+}
+
+#[test]
+fn released_pages_go_to_the_pool_and_are_moved_in_again() {
+    let Some(f) = Fixture::lazy() else { return };
+    let pages = Pages { first: 0, count: 512 };
+    f.bytes(pages).fill(7);
+    f.engine.refill(pages);
+    f.engine.release(pages);
+    assert_eq!(f.engine.region().present().count(pages), 0);
+    assert_eq!(f.engine.counters().pooled.get(), 512);
+    let moved = f.engine.counters().moved.get();
+    f.engine.prefill(Pages { first: 2048, count: 512 });
+    assert_eq!(f.engine.counters().moved.get(), moved + 512);
+    f.assert_all(Pages { first: 2048, count: 512 }, PATTERN);
+    f.assert_all(pages, PATTERN);
+}
+
+#[test]
+fn prefill_leaves_what_is_present_alone() {
+    for service in [Service::Lazy, Service::Memset] {
+        let f = match service {
+            Service::Lazy => match Fixture::lazy() {
+                Some(f) => f,
+                None => continue,
+            },
+            _ => Fixture::new(service),
+        };
+        f.engine.prefill(Pages { first: 10, count: 3 });
+        f.bytes(Pages { first: 11, count: 1 }).fill(1);
+        f.engine.prefill(Pages { first: 0, count: 40 });
+        f.assert_all(Pages { first: 0, count: 11 }, PATTERN);
+        f.assert_all(Pages { first: 11, count: 1 }, 1);
+        f.assert_all(Pages { first: 12, count: 28 }, PATTERN);
+    }
+}
+
+#[test]
+fn zero_pages_read_as_zero_and_the_others_as_the_pattern() {
+    let Some(f) = Fixture::lazy() else { return };
+    f.open(100);
+    f.assert_all(Pages { first: 0, count: 100 }, 0);
+    f.assert_all(Pages { first: 100, count: 100 }, PATTERN);
+    assert_eq!(f.engine.counters().zeroed.get(), 100);
+}
+
+#[test]
+fn relocate_moves_present_pages_and_leaves_missing_ones_missing() {
+    let Some(f) = Fixture::lazy() else { return };
+    let (src, dst) = (Pages { first: 64, count: 128 }, Pages { first: 4096, count: 128 });
+    for page in [64, 65, 100, 191] {
+        f.bytes(Pages { first: page, count: 1 }).fill(page as u8);
+    }
+    let present = f.engine.region().present().count(src);
+    f.engine.relocate(dst, src);
+    assert_eq!(f.engine.counters().relocated.get() as usize, present);
+    assert_eq!(f.engine.region().present().count(dst), present);
+    for page in [64, 65, 100, 191] {
+        f.assert_all(Pages { first: 4096 + page - 64, count: 1 }, page as u8);
+    }
+    f.assert_all(Pages { first: 4096 + 50, count: 1 }, PATTERN);
+}
+
+#[test]
+fn many_threads_on_one_page_all_see_the_pattern() {
+    let Some(f) = Fixture::lazy() else { return };
+    for round in 0..50 {
+        let page = Pages { first: 5000 + round * 3, count: 1 };
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| f.assert_all(page, PATTERN));
+            }
+        });
+    }
+}
+
+#[test]
+fn the_region_is_one_vma_whatever_happens_to_it() {
+    let Some(f) = Fixture::lazy() else { return };
+    for i in 0..200 {
+        let pages = Pages { first: i * 80, count: 40 };
+        f.bytes(pages).fill(1);
+        f.engine.refill(pages);
+        f.engine.release(pages);
+    }
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc is there");
+    let (from, len) = (f.engine.region().base(), f.engine.region().len());
+    let lines = maps.lines().filter(|line| {
+        let mut ends = line.split([' ', '-']).map(|end| usize::from_str_radix(end, 16));
+        let (Some(Ok(start)), Some(Ok(end))) = (ends.next(), ends.next()) else { return false };
+        start < from + len && end > from
+    });
+    assert_eq!(lines.count(), 1);
+}
+
+#[test]
+fn memset_fills_what_is_provided() {
+    let f = Fixture::new(Service::Memset);
+    let pages = Pages { first: 7, count: 90 };
+    f.engine.provide(pages);
+    f.assert_all(pages, PATTERN);
+    assert_eq!(f.engine.counters().filled.get(), 90);
+    f.bytes(pages).fill(3);
+    f.engine.refill(pages);
+    f.assert_all(pages, PATTERN);
+}
+
+#[test]
+fn off_does_nothing() {
+    let f = Fixture::new(Service::Off);
+    f.engine.provide(Pages { first: 0, count: 10 });
+    f.assert_all(Pages { first: 0, count: 10 }, 0);
+    f.bytes(Pages { first: 0, count: 10 }).fill(3);
+    f.engine.refill(Pages { first: 0, count: 10 });
+    f.assert_all(Pages { first: 0, count: 10 }, 3);
+    f.engine.release(Pages { first: 0, count: 10 });
+    f.assert_all(Pages { first: 0, count: 10 }, 0);
+}
