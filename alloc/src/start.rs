@@ -179,6 +179,9 @@ fn hook_into_libc(options: &Options) {
             warn(format_args!("cannot register for exit: no statistics"));
         }
     }
+    if options.stats == StatsChoice::Stderr {
+        stats::keep_stderr();
+    }
 }
 
 unsafe extern "C" fn end_of_thread(cache: *mut c_void) {

@@ -1,9 +1,10 @@
 //! Statistics: what the heap has done, as a block for people or as JSON.
 
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
 use refpage::sys::report::{self, Line};
-use rustix::fd::BorrowedFd;
+use rustix::fd::{BorrowedFd, IntoRawFd};
 use rustix::fs::{Mode, OFlags};
 
 use crate::heap::Heap;
@@ -132,12 +133,28 @@ fn write_json(text: &mut impl Write, heap: &Heap) -> fmt::Result {
     writeln!(text, "}}")
 }
 
+/// A second number for the stderr that the process started with: many programs close theirs
+/// before the functions of atexit have all run.
+static STDERR: AtomicI32 = AtomicI32::new(2);
+
+/// Descriptor numbers from here on are seldom any program's business.
+const OUT_OF_THE_WAY: i32 = 1000;
+
+/// Makes sure that the block for people can be written at exit.
+pub(crate) fn keep_stderr() {
+    // SAFETY: descriptor 2 is only borrowed for this call; if it is closed, the call says so.
+    let stderr = unsafe { BorrowedFd::borrow_raw(2) };
+    if let Ok(copy) = rustix::io::fcntl_dupfd_cloexec(stderr, OUT_OF_THE_WAY) {
+        STDERR.store(copy.into_raw_fd(), Relaxed);
+    }
+}
+
 /// Writes what the option `stats` asked for. Registered with atexit.
 pub(crate) extern "C" fn at_exit() {
     let Some(heap) = start::try_heap() else { return };
     match &heap.options.stats {
         StatsChoice::Off => {}
-        StatsChoice::Stderr => print_stats(2),
+        StatsChoice::Stderr => print_stats(STDERR.load(Relaxed)),
         StatsChoice::Json(path) => {
             let mut text = Line::<TEXT>::default();
             let _ = write_json(&mut text, heap);
