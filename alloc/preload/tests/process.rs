@@ -32,6 +32,10 @@ for_each_service! {
         |service| check_content("surroundings", &["descriptors-closed-first"], service);
     threads_may_close_every_descriptor =>
         |service| check_content("surroundings", &["descriptors-closed-by-threads"], service);
+    signals_go_to_the_programs_own_threads => |service| check_content("surroundings", &["signals"], service);
+    pages_that_the_program_gives_up_come_back_in_order =>
+        |service| check_content("surroundings", &["pages-given-up"], service);
+    the_process_outlives_its_main_thread => main_thread_ends;
     libraries_come_and_go => libraries;
     it_works_without_privilege => without_privilege;
 }
@@ -62,6 +66,20 @@ fn at_the_end(service: &str) {
     if is_served(service) {
         let outcome = run(serve(&mut Command::new(program), service, 0x5c));
         assert_eq!(outcome.expect_success().stdout_text(), "ended\n");
+    }
+}
+
+fn main_thread_ends(service: &str) {
+    let Some(program) = c_program("surroundings") else {
+        return;
+    };
+    if is_served(service) {
+        let outcome = run(serve(
+            Command::new(program).arg("main-thread-ends"),
+            service,
+            0xaa,
+        ));
+        assert_eq!(outcome.expect_success().stdout_text(), "outlived\n");
     }
 }
 

@@ -1,11 +1,15 @@
-/* What programs do to their process: close descriptors that are not theirs, load and unload libraries. */
+/* What programs do to their process: close descriptors that are not theirs, load and unload libraries,
+ * take signals, throw pages away. */
 #include "check.h"
 
 #include <dirent.h>
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 
 #define BLOCK (8 * MIB)
 
@@ -61,6 +65,71 @@ static void descriptors_closed_by_threads(void) {
         CHECK(pthread_create(&threads[i], NULL, closes_and_touches, NULL) == 0);
     for (int i = 0; i < 4; i++)
         CHECK(pthread_join(threads[i], NULL) == 0);
+}
+
+static volatile sig_atomic_t handled, on_another_thread;
+
+static void handle(int number) {
+    (void)number;
+    handled++;
+    on_another_thread |= syscall(SYS_gettid) != getpid();
+}
+
+/* A signal to the process goes to a thread of the program, and waits while that blocks it. */
+static void signals(void) {
+    sigset_t set;
+    unsigned char *block = need(malloc(BLOCK));
+    CHECK(signal(SIGUSR1, handle) != SIG_ERR && signal(SIGPROF, handle) != SIG_ERR);
+    CHECK(sigemptyset(&set) == 0 && sigaddset(&set, SIGUSR1) == 0);
+    CHECK(sigprocmask(SIG_BLOCK, &set, NULL) == 0);
+    for (int i = 0; i < 1000; i++) {
+        CHECK(kill(getpid(), SIGUSR1) == 0);
+        block[i * 4096] = 'x';
+    }
+    CHECK(handled == 0);
+    CHECK(sigprocmask(SIG_UNBLOCK, &set, NULL) == 0);
+    CHECK(handled == 1);
+    struct itimerval often = {{0, 1000}, {0, 1000}};
+    CHECK(setitimer(ITIMER_PROF, &often, NULL) == 0);
+    while (handled < 20) {
+        unsigned char *fresh = need(malloc(BLOCK));
+        touch(fresh, "while signals arrive");
+        free(fresh);
+    }
+    CHECK(!on_another_thread);
+    free(block);
+}
+
+/* The program throws its pages away; what it frees and gets again is in order all the same. */
+static void pages_given_up(void) {
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    for (int round = 0; round < 4; round++) {
+        unsigned char *block = round % 2 ? need(malloc(BLOCK)) : need(calloc(1, BLOCK));
+        if (round % 2)
+            EXPECT_PATTERN(block, BLOCK, "malloc after madvise");
+        else
+            EXPECT_BYTES(block, BLOCK, 0, "calloc after madvise");
+        memset(block, 'x', BLOCK);
+        uintptr_t from = ((uintptr_t)block + page - 1) / page * page;
+        CHECK(madvise((void *)from, BLOCK / 2, MADV_DONTNEED) == 0);
+        memset((void *)(from + BLOCK / 4), 'y', BLOCK / 8);
+        free(block);
+    }
+}
+
+static void *outlives_main(void *unused) {
+    usleep(20000);
+    expect_served(need(malloc(BLOCK)), "after the main thread's end");
+    CHECK(write(1, "outlived\n", 9) == 9);
+    return unused;
+}
+
+/* The process ends when the last thread of the program does. */
+static void main_thread_ends(void) {
+    pthread_t thread;
+    free(need(malloc(BLOCK)));
+    CHECK(pthread_create(&thread, NULL, outlives_main, NULL) == 0);
+    pthread_exit(NULL);
 }
 
 typedef int work_function(int);
@@ -121,6 +190,9 @@ int main(int argc, char **argv) {
         {"descriptors-closed", descriptors_closed},
         {"descriptors-closed-first", descriptors_closed_first},
         {"descriptors-closed-by-threads", descriptors_closed_by_threads},
+        {"signals", signals},
+        {"pages-given-up", pages_given_up},
+        {"main-thread-ends", main_thread_ends},
         {"libraries", libraries_come_and_go},
     };
     return RUN_BEHAVIOUR(behaviours);
