@@ -1,1 +1,263 @@
-fn main() {}
+//! The reference-page patch's own experiment: real PDFs through real PDFium, under each service.
+//!
+//! ```text
+//! pdfium-harness ── setup ──▶ libpdfium.so and the document (a process of its own, so that the
+//!       │                     harness stays small: see `run`)
+//!       ├── cargo build ────▶ librefpage.so
+//!       └── for every round, for every configuration (`experiment`):
+//!               LD_PRELOAD=… REFPAGE_OPTIONS=… pdfium-harness render   (`render`)
+//!               wall, CPU, peak RSS and faults from the kernel (`run`)
+//! ```
+//!
+//! The checksum of the pixels shows that every run did the same work. `report` makes the table and
+//! `plot` the SVG.
+
+mod configurations;
+mod document;
+mod experiment;
+mod pages;
+mod pdfium;
+mod plot;
+mod progress;
+mod render;
+mod report;
+mod run;
+mod setup;
+mod stats;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+
+use configurations::{Choice, Refpage};
+use experiment::Row;
+use pages::Pages;
+use run::Job;
+use setup::{Setup, UserError};
+
+/// Renders a PDF with real PDFium under refpage's services and other allocators, and compares
+/// what that costs.
+///
+/// Without a FILE it renders a document of its own: 120 pages of text, drawings and images. PDFium is
+/// fetched once with pip (pinned version and hash), and librefpage.so is built with cargo. With the
+/// default document and five runs it takes about a minute.
+#[derive(Parser)]
+#[command(
+    version,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    compare: Compare,
+}
+
+#[derive(Args)]
+struct Compare {
+    #[command(flatten)]
+    what: What,
+    /// Counted runs of each configuration, after one that is not counted
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    runs: u32,
+    /// More to compare, separated by commas: glibc, jemalloc, mimalloc, tcmalloc, scudo, snmalloc,
+    /// rpmalloc or others as the system has them, NAME=PATH/lib.so, and refpage's services eager,
+    /// cow and lazy
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    with: Vec<Choice>,
+    /// Further options for refpage in every run of it, such as pattern=0xaa:threshold=64K
+    #[arg(long, value_name = "OPTIONS", value_parser = refpage_options)]
+    options: Option<String>,
+    /// Write all figures as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// What every run renders.
+#[derive(Args)]
+struct What {
+    /// The PDF to render; the project's own when there is none
+    file: Option<PathBuf>,
+    /// Pages to render, such as 1-100, 7, 3- or 1-3,8 [default: all]
+    #[arg(long, value_name = "RANGES", default_value_t = Pages::all(), hide_default_value = true)]
+    pages: Pages,
+    /// Pixels a point: 1.0 is 72 dots an inch
+    #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = scale)]
+    scale: f32,
+    /// Use this PDFium instead of the pinned one
+    #[arg(long, value_name = "PATH/libpdfium.so")]
+    pdfium: Option<PathBuf>,
+    /// Give up a run after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..))]
+    timeout: u32,
+}
+
+/// The harness's own processes.
+#[derive(Subcommand)]
+enum Command {
+    /// Fetches PDFium, makes the document, and prints where they are
+    #[command(hide = true)]
+    Setup(What),
+    /// Renders once and prints what came out: the process under measurement
+    #[command(hide = true)]
+    Render(What),
+}
+
+fn scale(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(scale) if scale > 0.0 && scale.is_finite() => Ok(scale),
+        _ => Err("the scale must be a number above 0".into()),
+    }
+}
+
+fn refpage_options(text: &str) -> Result<String, String> {
+    let set_here = |option: &str| option.starts_with("service=") || option.starts_with("stats=");
+    match text.split(':').find(|option| set_here(option)) {
+        Some(option) => Err(format!("{option} is the harness's own to set")),
+        None => Ok(text.into()),
+    }
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse() {
+        Cli {
+            command: None,
+            compare,
+        } => run_comparison(compare),
+        Cli {
+            command: Some(Command::Setup(what)),
+            ..
+        } => setup::perform(what.file, what.pdfium).and_then(|setup| print_json(&setup)),
+        Cli {
+            command: Some(Command::Render(what)),
+            ..
+        } => run_render(what),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(if error.is::<UserError>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn print_json(value: &impl serde::Serialize) -> Result<ExitCode> {
+    println!("{}", serde_json::to_string(value)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_render(what: What) -> Result<ExitCode> {
+    // SAFETY: alarm has no preconditions. SIGALRM's default action ends the process, also one whose
+    // threads all hang in the allocator under test.
+    unsafe { libc::alarm(what.timeout) };
+    let library = what.pdfium.context("render needs --pdfium")?;
+    let file = what.file.context("render needs a file")?;
+    print_json(&render::render(&library, &file, &what.pages, what.scale)?)
+}
+
+fn run_comparison(options: Compare) -> Result<ExitCode> {
+    let What {
+        file,
+        pages,
+        scale,
+        pdfium,
+        timeout,
+    } = options.what;
+    let cache = setup::cache_directory()?;
+    let setup = match setup::spawn(file, pdfium)? {
+        Ok(setup) => setup,
+        // It has said why.
+        Err(code) => return Ok(code),
+    };
+    let Setup {
+        library,
+        file,
+        pages: count,
+    } = setup;
+    if let Err(page) = pages.resolve(count) {
+        let name = file.display();
+        return Err(UserError(format!("there is no page {page}: {name} ends with {count}")).into());
+    }
+    let job = Job {
+        library,
+        file,
+        pages,
+        scale,
+        timeout,
+        cache,
+    };
+    let refpage = Refpage::build(&setup::target_directory()?, options.options);
+    let mut choices = Choice::defaults();
+    for choice in options.with {
+        if !choices.iter().any(|known| known.name() == choice.name()) {
+            choices.push(choice);
+        }
+    }
+    let rows = experiment::conduct(&job, &choices, &refpage, options.runs as usize);
+    conclude(&job, &rows, options.json)
+}
+
+/// Shows the result. It is a failure when nothing ran, or when something rendered differently.
+fn conclude(job: &Job, rows: &[Row], json: Option<PathBuf>) -> Result<ExitCode> {
+    println!(
+        "{} pages {}, scale {}",
+        job.file.display(),
+        job.pages,
+        job.scale
+    );
+    print!("{}", report::text(rows));
+    let svg = job.cache.join("pdfium.svg");
+    let name = job.file.file_name().unwrap_or_default().to_string_lossy();
+    if plot::write(
+        rows,
+        &format!("{name}, pages {}, scale {}", job.pages, job.scale),
+        &svg,
+    )? {
+        println!("plot: {}", svg.display());
+    }
+    if let Some(path) = json {
+        let text = serde_json::to_string_pretty(rows)?;
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let disagreements = experiment::disagreements(rows);
+    for line in &disagreements {
+        eprintln!("error: {line}");
+    }
+    let failed = !disagreements.is_empty() || !rows.iter().any(Row::measured);
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_arguments_are_refused() {
+        for wrong in [
+            &["--scale", "0"][..],
+            &["--scale", "-1"],
+            &["--scale", "nan"],
+            &["--runs", "0"],
+            &["--pages", "5-2"],
+            &["--options", "service=cow"],
+            &["--with", ","],
+        ] {
+            let line = std::iter::once(&"pdfium-harness").chain(wrong);
+            assert!(Cli::try_parse_from(line).is_err(), "{wrong:?} was taken");
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! What the runs are compared under: refpage's services, glibc, and whatever else can be preloaded.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+
+/// The baseline that every ratio is taken against.
+pub const BASELINE: &str = "off";
+
+/// Services of refpage that can be asked for by name; `refpage` stands for the machine's best.
+const SERVICES: [&str; 5] = [BASELINE, "memset", "eager", "cow", "lazy"];
+
+/// An allocator as the command line names it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Choice {
+    /// A service of refpage: the column's name, and the option's value.
+    Refpage(String, &'static str),
+    /// No preload: the C library's own malloc.
+    Glibc,
+    /// A library to look for by the allocator's name.
+    Named(String),
+    /// A library given by its path.
+    At(String, PathBuf),
+}
+
+impl Choice {
+    /// The three columns that are always there.
+    pub fn defaults() -> Vec<Self> {
+        [BASELINE, "memset", "refpage"]
+            .iter()
+            .map(|name| name.parse().expect("a known name"))
+            .collect()
+    }
+
+    /// The column's name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Refpage(name, _) | Self::Named(name) | Self::At(name, _) => name,
+            Self::Glibc => "glibc",
+        }
+    }
+}
+
+impl FromStr for Choice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some((name, path)) = text.split_once('=') {
+            if name.is_empty() || path.is_empty() {
+                return Err(format!("'{text}' should be NAME=PATH/lib.so"));
+            }
+            return Ok(Self::At(name.into(), path.into()));
+        }
+        if let Some(service) = SERVICES.iter().find(|&&service| service == text) {
+            return Ok(Self::Refpage(text.into(), service));
+        }
+        match text {
+            "" => Err("an allocator's name is empty".into()),
+            "refpage" => Ok(Self::Refpage(text.into(), "auto")),
+            "glibc" => Ok(Self::Glibc),
+            _ if text.contains('/') => Err(format!("'{text}' should be NAME=PATH/lib.so")),
+            _ => Ok(Self::Named(text.into())),
+        }
+    }
+}
+
+/// A choice made ready to run.
+#[derive(Clone, Debug)]
+pub struct Configuration {
+    /// The library to preload; none for the C library's malloc.
+    pub preload: Option<PathBuf>,
+    /// refpage's options, when it is refpage.
+    pub options: Option<String>,
+}
+
+/// The preload library of this workspace: built if it must be, else why there is none.
+#[derive(Debug)]
+pub struct Refpage {
+    library: Result<PathBuf, String>,
+    extra_options: Option<String>,
+}
+
+impl Refpage {
+    /// Has cargo bring `librefpage.so` up to date under `target`.
+    ///
+    /// Without a cargo or the sources, a library that is there is taken as it is, and said so.
+    pub fn build(target: &Path, extra_options: Option<String>) -> Self {
+        let library = build(target).map_err(|e| format!("{e:#}"));
+        Self {
+            library,
+            extra_options,
+        }
+    }
+}
+
+fn build(target: &Path) -> Result<PathBuf> {
+    let library = target.join("release/librefpage.so");
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let status = manifest.is_file().then(|| {
+        // cargo's own progress goes to stderr, as ours does.
+        Command::new(cargo)
+            .args([
+                "build",
+                "--release",
+                "-p",
+                "refpage-preload",
+                "--manifest-path",
+            ])
+            .arg(&manifest)
+            .arg("--target-dir")
+            .arg(target)
+            .env_remove("LD_PRELOAD")
+            .status()
+    });
+    match status {
+        Some(Ok(status)) if !status.success() => bail!("cargo could not build refpage-preload"),
+        Some(Ok(_)) if library.is_file() => Ok(library),
+        Some(Ok(_)) => bail!(
+            "refpage-preload was built, but left no {}",
+            library.display()
+        ),
+        _ if library.is_file() => {
+            eprintln!(
+                "no cargo or no sources here: taking {} as it is",
+                library.display()
+            );
+            Ok(library)
+        }
+        Some(Err(e)) => Err(e).context("cannot start cargo to build librefpage.so"),
+        None => bail!("neither librefpage.so nor the sources to build it from are here"),
+    }
+}
+
+/// Makes `choice` ready, or says why it cannot be run.
+pub fn prepare(choice: &Choice, refpage: &Refpage) -> Result<Configuration, String> {
+    let (preload, options) = match choice {
+        Choice::Glibc => (None, None),
+        Choice::Refpage(_, service) => {
+            let library = refpage.library.clone()?;
+            let extra = refpage
+                .extra_options
+                .iter()
+                .map(|extra| format!(":{extra}"));
+            (
+                Some(library),
+                Some(format!("service={service}{}", extra.collect::<String>())),
+            )
+        }
+        Choice::Named(name) => (Some(find(name)?), None),
+        Choice::At(_, path) => {
+            let path = path
+                .canonicalize()
+                .map_err(|e| format!("{}: {e}", path.display()))?;
+            (Some(path), None)
+        }
+    };
+    // The loader splits LD_PRELOAD at both, and knows no escape.
+    if let Some(path) = preload
+        .as_deref()
+        .filter(|p| p.to_string_lossy().contains([' ', ':']))
+    {
+        return Err(format!(
+            "LD_PRELOAD cannot carry a path with spaces or colons: {}",
+            path.display()
+        ));
+    }
+    Ok(Configuration { preload, options })
+}
+
+/// Library names of allocators that are not called after them, without `lib` and the ending.
+const ALIASES: [(&str, &[&str]); 5] = [
+    ("tcmalloc", &["tcmalloc_minimal", "tcmalloc"]),
+    ("snmalloc", &["snmallocshim", "snmalloc"]),
+    ("rpmalloc", &["rpmallocwrap", "rpmalloc"]),
+    ("scudo", &["scudo", "clang_rt.scudo_standalone"]),
+    (
+        "hardened_malloc",
+        &["hardened_malloc", "hardened_malloc-light"],
+    ),
+];
+
+fn find(name: &str) -> Result<PathBuf, String> {
+    let alias = ALIASES.iter().find(|(known, _)| *known == name);
+    let stems = alias.map_or(std::slice::from_ref(&name), |(_, stems)| stems);
+    let directories = library_directories();
+    for stem in stems {
+        for directory in &directories {
+            let mut found: Vec<PathBuf> = entries(directory)
+                .filter(|path| {
+                    path.file_name()
+                        .is_some_and(|f| is_library(&f.to_string_lossy(), stem))
+                })
+                .collect();
+            found.sort();
+            if let Some(path) = found.pop() {
+                return Ok(path);
+            }
+        }
+    }
+    Err(format!(
+        "no lib{}.so* in the system's library directories: give {name}=PATH/lib.so",
+        stems.join(".so*, lib")
+    ))
+}
+
+/// Whether `file` is `lib<stem>.so`, one with a version behind, or one with the machine in between.
+fn is_library(file: &str, stem: &str) -> bool {
+    let Some(rest) = file.strip_prefix("lib").and_then(|f| f.strip_prefix(stem)) else {
+        return false;
+    };
+    let rest = rest
+        .strip_prefix('-')
+        .and_then(|r| r.strip_prefix(std::env::consts::ARCH))
+        .unwrap_or(rest);
+    rest == ".so" || rest.starts_with(".so.")
+}
+
+fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+}
+
+fn library_directories() -> Vec<PathBuf> {
+    let triplet = format!("{}-linux-gnu", std::env::consts::ARCH);
+    let mut directories: Vec<PathBuf> = Vec::new();
+    for base in ["/usr/local/lib", "/usr/lib", "/lib", "/usr/lib64"] {
+        directories.extend([Path::new(base).join(&triplet), base.into()]);
+    }
+    // LLVM keeps its runtimes, Scudo among them, at <llvm>/lib/clang/<version>/lib/<system>.
+    for llvm in entries("/usr/lib".as_ref()).filter(|p| p.to_string_lossy().contains("llvm-")) {
+        for version in entries(&llvm.join("lib/clang")) {
+            directories.extend(entries(&version.join("lib")));
+        }
+    }
+    directories
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_paths_and_services_are_told_apart() {
+        let parse = |text: &str| text.parse::<Choice>();
+        assert_eq!(parse("glibc"), Ok(Choice::Glibc));
+        assert_eq!(
+            parse("refpage"),
+            Ok(Choice::Refpage("refpage".into(), "auto"))
+        );
+        assert_eq!(parse("cow"), Ok(Choice::Refpage("cow".into(), "cow")));
+        assert_eq!(parse("jemalloc"), Ok(Choice::Named("jemalloc".into())));
+        assert_eq!(
+            parse("mine=/a/b.so"),
+            Ok(Choice::At("mine".into(), "/a/b.so".into()))
+        );
+        for text in ["", "=x", "x=", "/a/b.so"] {
+            assert!(parse(text).is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn only_the_allocator_itself_counts_as_its_library() {
+        for file in ["libjemalloc.so", "libjemalloc.so.2"] {
+            assert!(is_library(file, "jemalloc"), "{file}");
+        }
+        for file in [
+            "libjemalloc.a",
+            "libjemalloc_pic.so",
+            "jemalloc.so",
+            "libmimalloc-secure.so.2",
+        ] {
+            assert!(
+                !is_library(file, "jemalloc") && !is_library(file, "mimalloc"),
+                "{file}"
+            );
+        }
+        let scudo = format!("libclang_rt.scudo_standalone-{}.so", std::env::consts::ARCH);
+        assert!(is_library(&scudo, "clang_rt.scudo_standalone"));
+    }
+}
