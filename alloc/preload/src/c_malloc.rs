@@ -31,6 +31,7 @@ fn allocate(size: usize, align: usize, zeroed: bool) -> *mut c_void {
 
 /// Sets errno and returns null.
 #[cold]
+#[inline(never)]
 fn fail(error: c_int) -> *mut c_void {
     // SAFETY: `__errno_location` has no precondition, and returns the calling thread's own, live errno.
     unsafe { *libc::__errno_location() = error };
