@@ -116,7 +116,8 @@ impl Arenas {
 /// `slot`'s first byte: two pages moved in now are cheaper than two faults then. Only where the
 /// kernel refuses to put a page over one that is there.
 fn ready_next_border(memory: Memory<'_>, slot: usize) {
-    let arena = |slot| memory.map.head(slot).is_some_and(|h| memory.map.run(h).kind() == Kind::Arena);
+    let arena =
+        |slot| memory.map.head(slot).is_some_and(|h| memory.map.run(h).kind() == Kind::Arena);
     if memory.engine.service() == Service::Lazy && slot < memory.map.slots() && arena(slot) {
         let border = memory.map.pages(slot, 1).first;
         memory.engine.prefill(Pages { first: border - 1, count: 2 });

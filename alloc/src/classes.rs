@@ -29,7 +29,7 @@ pub const SIZES: [u32; COUNT] = {
         } else {
             let doubling = (class - LINEAR) / STEPS;
             let step = (class - LINEAR) % STEPS;
-            (STEPS + 1 + step) * (128 / STEPS << doubling)
+            (STEPS + 1 + step) * ((128 / STEPS) << doubling)
         } as u32;
         class += 1;
     }

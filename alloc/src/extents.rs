@@ -167,10 +167,7 @@ impl Extents {
             map.run(below).set_kind(Kind::None);
             first = below;
         }
-        if end < map.slots()
-            && map.head(end) == Some(end)
-            && map.run(end).kind() == Kind::Free
-        {
+        if end < map.slots() && map.head(end) == Some(end) && map.run(end).kind() == Kind::Free {
             let above = end;
             self.remove(map, above);
             map.run(above).set_kind(Kind::None);

@@ -103,12 +103,7 @@ impl Run {
     /// Changes its state if it is `from`: false if it was not.
     pub fn change_kind(&self, from: Kind, to: Kind) -> bool {
         self.kind
-            .compare_exchange(
-                from as u8,
-                to as u8,
-                core::sync::atomic::Ordering::Acquire,
-                Relaxed,
-            )
+            .compare_exchange(from as u8, to as u8, core::sync::atomic::Ordering::Acquire, Relaxed)
             .is_ok()
     }
 }

@@ -124,9 +124,8 @@ fn write_json(text: &mut impl Write, heap: &Heap) -> fmt::Result {
     let stats = Stats::of(heap);
     let service = heap.engine.service().as_str();
     // A reason is made of fixed words and numbers: nothing in it needs escaping.
-    heap.engine.reason(|reason| {
-        write!(text, "{{\"service\":\"{service}\",\"reason\":\"{reason}\"")
-    })?;
+    heap.engine
+        .reason(|reason| write!(text, "{{\"service\":\"{service}\",\"reason\":\"{reason}\""))?;
     for (name, value) in stats.entries() {
         write!(text, ",\"{name}\":{value}")?;
     }

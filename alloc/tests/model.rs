@@ -69,8 +69,13 @@ impl Block {
         block
     }
 
-    fn bytes(&self) -> &mut [u8] {
+    fn bytes(&self) -> &[u8] {
         // SAFETY: the block holds `size` bytes, all initialised: that is what is tested here.
+        unsafe { std::slice::from_raw_parts(self.start, self.size) }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and the borrow is unique.
         unsafe { std::slice::from_raw_parts_mut(self.start, self.size) }
     }
 
@@ -80,7 +85,8 @@ impl Block {
         let most = if random.below(2) == 0 { self.size } else { self.size / 8 + 1 };
         let length = self.written.max(1 + random.below(most));
         self.written = length;
-        self.bytes()[..length].fill(self.tag);
+        let tag = self.tag;
+        self.bytes_mut()[..length].fill(tag);
     }
 
     fn check(&self) {
@@ -96,7 +102,8 @@ impl Block {
         if new > self.size {
             // One value for the rest keeps the model simple: the old part is written to its end.
             self.written = self.size;
-            self.bytes().fill(self.tag);
+            let tag = self.tag;
+            self.bytes_mut().fill(tag);
             self.rest = PATTERN;
         }
         // SAFETY: the block came from this allocator with this layout.

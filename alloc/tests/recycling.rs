@@ -89,7 +89,10 @@ fn idle_runs_go_to_the_pool_and_come_back_with_the_pattern() {
     runs.iter_mut().for_each(Run::assert_pattern);
     if service_name() == "lazy" {
         let now = heap::stats();
-        assert!(now.pages_moved + now.pages_copied >= before.pages_moved + before.pages_copied + 20 * 220);
+        assert!(
+            now.pages_moved + now.pages_copied
+                >= before.pages_moved + before.pages_copied + 20 * 220
+        );
     }
 }
 

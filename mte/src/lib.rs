@@ -44,11 +44,7 @@ impl Tag {
 
     /// Takes a number, or `None` if it is above 15.
     pub const fn new(number: u8) -> Option<Self> {
-        if number < 16 {
-            Some(Self(number))
-        } else {
-            None
-        }
+        if number < 16 { Some(Self(number)) } else { None }
     }
 
     /// The number.
@@ -150,14 +146,8 @@ pub const fn choose(seed: u64, excluded: TagSet) -> Option<Tag> {
 mod tests {
     use super::*;
 
-    const ADDRESSES: [u64; 6] = [
-        0,
-        1,
-        0x7fff_ffff_fff0,
-        0x0a00_1234_5678_9abc,
-        0xf0ff_ffff_ffff_ffff,
-        u64::MAX,
-    ];
+    const ADDRESSES: [u64; 6] =
+        [0, 1, 0x7fff_ffff_fff0, 0x0a00_1234_5678_9abc, 0xf0ff_ffff_ffff_ffff, u64::MAX];
 
     fn all_tags() -> impl Iterator<Item = Tag> {
         (0..16).filter_map(Tag::new)
@@ -167,10 +157,7 @@ mod tests {
     fn tags_are_the_numbers_below_sixteen() {
         assert_eq!(all_tags().count(), 16);
         for number in 0..=u8::MAX {
-            assert_eq!(
-                Tag::new(number).map(Tag::get),
-                (number < 16).then_some(number)
-            );
+            assert_eq!(Tag::new(number).map(Tag::get), (number < 16).then_some(number));
         }
     }
 
@@ -210,14 +197,10 @@ mod tests {
     fn a_set_holds_what_was_inserted() {
         for mask in 0..=u16::MAX {
             let set = TagSet::from_mask(mask);
-            let rebuilt = all_tags()
-                .filter(|&tag| set.contains(tag))
-                .fold(TagSet::EMPTY, TagSet::insert);
+            let rebuilt =
+                all_tags().filter(|&tag| set.contains(tag)).fold(TagSet::EMPTY, TagSet::insert);
             assert_eq!((rebuilt, rebuilt.mask()), (set, mask));
-            assert_eq!(
-                set.len() as usize,
-                all_tags().filter(|&tag| set.contains(tag)).count()
-            );
+            assert_eq!(set.len() as usize, all_tags().filter(|&tag| set.contains(tag)).count());
             assert_eq!(set.is_empty(), set == TagSet::EMPTY);
         }
     }

@@ -227,7 +227,6 @@ impl Engine {
         Channel(self.channel.load(Ordering::Acquire))
     }
 
-
     /// The pool, if this kernel can move pages.
     pub(crate) fn movable_pool(&self) -> Option<&Pool> {
         let features = Features(self.features.load(Ordering::Relaxed));
@@ -379,10 +378,9 @@ impl Engine {
             // SAFETY: both ranges are the caller's and apart; a missing page of either is served
             // like any other.
             unsafe {
-                to_start.add(moved).copy_from_nonoverlapping(
-                    from.add(moved),
-                    (stretch.count << shift) - moved,
-                );
+                to_start
+                    .add(moved)
+                    .copy_from_nonoverlapping(from.add(moved), (stretch.count << shift) - moved);
             }
         }
     }

@@ -130,7 +130,7 @@ impl Engine {
                 // on these pages are still the handler's.
                 Some(Errno::SRCH | Errno::BADF | Errno::NOTTY) => return,
                 Some(Errno::AGAIN | Errno::NOMEM | Errno::INTR) if tries < TRIES => {
-                    let _ = rustix::thread::sched_yield();
+                    rustix::thread::sched_yield();
                 }
                 Some(errno) => report::die_without_stderr(format_args!(
                     "cannot fill the page at {dst:p}: the kernel says {} ({})",
@@ -210,8 +210,7 @@ impl Engine {
         let shift = self.region().page_shift();
         let start = self.region().address(pages.first);
         // SAFETY: the pages belong to a free run; nobody needs what they hold.
-        let dropped =
-            unsafe { vm::advise(start, pages.count << shift, Advice::LinuxDontNeed) };
+        let dropped = unsafe { vm::advise(start, pages.count << shift, Advice::LinuxDontNeed) };
         match dropped {
             Ok(()) => self.region().present().clear(pages),
             // Locked memory cannot be dropped: it keeps its place, and gets its content back.

@@ -35,11 +35,7 @@ impl Stack {
         let base = vm::reserve(STACK + vm::page_size(), vm::page_size())?;
         // SAFETY: the lowest page of a mapping made just above.
         unsafe {
-            rustix::mm::mprotect(
-                base.cast(),
-                vm::page_size(),
-                rustix::mm::MprotectFlags::empty(),
-            )?;
+            rustix::mm::mprotect(base.cast(), vm::page_size(), rustix::mm::MprotectFlags::empty())?;
         }
         Ok(Self { base })
     }
@@ -61,10 +57,7 @@ pub unsafe fn spawn(
     entry: extern "C" fn(*mut c_void) -> c_int,
     arg: *mut c_void,
 ) -> Result<()> {
-    let flags = libc::CLONE_VM
-        | libc::CLONE_SIGHAND
-        | libc::CLONE_THREAD
-        | libc::CLONE_SYSVSEM;
+    let flags = libc::CLONE_VM | libc::CLONE_SIGHAND | libc::CLONE_THREAD | libc::CLONE_SYSVSEM;
     let _errno = vm::KeepErrno::new();
     let (all, mut old) = (u64::MAX, 0u64);
     // SAFETY: the kernel reads and writes one 8-byte signal set each. The raw call blocks also the
@@ -78,8 +71,11 @@ pub unsafe fn spawn(
         libc::syscall(libc::SYS_rt_sigprocmask, set, &raw const old, 0usize, 8);
         rc
     };
+    if rc >= 0 {
+        return Ok(());
+    }
     // SAFETY: errno was set by the failing clone.
-    if rc < 0 { Err(Errno::from_raw_os_error(unsafe { *libc::__errno_location() })) } else { Ok(()) }
+    Err(Errno::from_raw_os_error(unsafe { *libc::__errno_location() }))
 }
 
 /// Closes every descriptor of the calling thread's own table but `keep`.
