@@ -90,10 +90,7 @@ impl Refpage {
     /// Without a cargo or the sources, a library that is there is taken as it is, and said so.
     pub fn build(target: &Path, extra_options: Option<String>) -> Self {
         let library = build(target).map_err(|e| format!("{e:#}"));
-        Self {
-            library,
-            extra_options,
-        }
+        Self { library, extra_options }
     }
 }
 
@@ -104,13 +101,7 @@ fn build(target: &Path) -> Result<PathBuf> {
     let status = manifest.is_file().then(|| {
         // cargo's own progress goes to stderr, as ours does.
         Command::new(cargo)
-            .args([
-                "build",
-                "--release",
-                "-p",
-                "refpage-preload",
-                "--manifest-path",
-            ])
+            .args(["build", "--release", "-p", "refpage-preload", "--manifest-path"])
             .arg(&manifest)
             .arg("--target-dir")
             .arg(target)
@@ -120,15 +111,9 @@ fn build(target: &Path) -> Result<PathBuf> {
     match status {
         Some(Ok(status)) if !status.success() => bail!("cargo could not build refpage-preload"),
         Some(Ok(_)) if library.is_file() => Ok(library),
-        Some(Ok(_)) => bail!(
-            "refpage-preload was built, but left no {}",
-            library.display()
-        ),
+        Some(Ok(_)) => bail!("refpage-preload was built, but left no {}", library.display()),
         _ if library.is_file() => {
-            eprintln!(
-                "no cargo or no sources here: taking {} as it is",
-                library.display()
-            );
+            eprintln!("no cargo or no sources here: taking {} as it is", library.display());
             Ok(library)
         }
         Some(Err(e)) => Err(e).context("cannot start cargo to build librefpage.so"),
@@ -142,28 +127,17 @@ pub fn prepare(choice: &Choice, refpage: &Refpage) -> Result<Configuration, Stri
         Choice::Glibc => (None, None),
         Choice::Refpage(_, service) => {
             let library = refpage.library.clone()?;
-            let extra = refpage
-                .extra_options
-                .iter()
-                .map(|extra| format!(":{extra}"));
-            (
-                Some(library),
-                Some(format!("service={service}{}", extra.collect::<String>())),
-            )
+            let extra = refpage.extra_options.iter().map(|extra| format!(":{extra}"));
+            (Some(library), Some(format!("service={service}{}", extra.collect::<String>())))
         }
         Choice::Named(name) => (Some(find(name)?), None),
         Choice::At(_, path) => {
-            let path = path
-                .canonicalize()
-                .map_err(|e| format!("{}: {e}", path.display()))?;
+            let path = path.canonicalize().map_err(|e| format!("{}: {e}", path.display()))?;
             (Some(path), None)
         }
     };
     // The loader splits LD_PRELOAD at both, and knows no escape.
-    if let Some(path) = preload
-        .as_deref()
-        .filter(|p| p.to_string_lossy().contains([' ', ':']))
-    {
+    if let Some(path) = preload.as_deref().filter(|p| p.to_string_lossy().contains([' ', ':'])) {
         return Err(format!(
             "LD_PRELOAD cannot carry a path with spaces or colons: {}",
             path.display()
@@ -178,10 +152,7 @@ const ALIASES: [(&str, &[&str]); 5] = [
     ("snmalloc", &["snmallocshim", "snmalloc"]),
     ("rpmalloc", &["rpmallocwrap", "rpmalloc"]),
     ("scudo", &["scudo", "clang_rt.scudo_standalone"]),
-    (
-        "hardened_malloc",
-        &["hardened_malloc", "hardened_malloc-light"],
-    ),
+    ("hardened_malloc", &["hardened_malloc", "hardened_malloc-light"]),
 ];
 
 fn find(name: &str) -> Result<PathBuf, String> {
@@ -192,8 +163,7 @@ fn find(name: &str) -> Result<PathBuf, String> {
         for directory in &directories {
             let mut found: Vec<PathBuf> = entries(directory)
                 .filter(|path| {
-                    path.file_name()
-                        .is_some_and(|f| is_library(&f.to_string_lossy(), stem))
+                    path.file_name().is_some_and(|f| is_library(&f.to_string_lossy(), stem))
                 })
                 .collect();
             found.sort();
@@ -213,18 +183,13 @@ fn is_library(file: &str, stem: &str) -> bool {
     let Some(rest) = file.strip_prefix("lib").and_then(|f| f.strip_prefix(stem)) else {
         return false;
     };
-    let rest = rest
-        .strip_prefix('-')
-        .and_then(|r| r.strip_prefix(std::env::consts::ARCH))
-        .unwrap_or(rest);
+    let rest =
+        rest.strip_prefix('-').and_then(|r| r.strip_prefix(std::env::consts::ARCH)).unwrap_or(rest);
     rest == ".so" || rest.starts_with(".so.")
 }
 
 fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> {
-    fs::read_dir(directory)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()))
+    fs::read_dir(directory).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
 }
 
 fn library_directories() -> Vec<PathBuf> {
@@ -250,16 +215,10 @@ mod tests {
     fn names_paths_and_services_are_told_apart() {
         let parse = |text: &str| text.parse::<Choice>();
         assert_eq!(parse("glibc"), Ok(Choice::Glibc));
-        assert_eq!(
-            parse("refpage"),
-            Ok(Choice::Refpage("refpage".into(), "auto"))
-        );
+        assert_eq!(parse("refpage"), Ok(Choice::Refpage("refpage".into(), "auto")));
         assert_eq!(parse("cow"), Ok(Choice::Refpage("cow".into(), "cow")));
         assert_eq!(parse("jemalloc"), Ok(Choice::Named("jemalloc".into())));
-        assert_eq!(
-            parse("mine=/a/b.so"),
-            Ok(Choice::At("mine".into(), "/a/b.so".into()))
-        );
+        assert_eq!(parse("mine=/a/b.so"), Ok(Choice::At("mine".into(), "/a/b.so".into())));
         for text in ["", "=x", "x=", "/a/b.so"] {
             assert!(parse(text).is_err(), "{text:?} was taken");
         }
@@ -270,16 +229,10 @@ mod tests {
         for file in ["libjemalloc.so", "libjemalloc.so.2"] {
             assert!(is_library(file, "jemalloc"), "{file}");
         }
-        for file in [
-            "libjemalloc.a",
-            "libjemalloc_pic.so",
-            "jemalloc.so",
-            "libmimalloc-secure.so.2",
-        ] {
-            assert!(
-                !is_library(file, "jemalloc") && !is_library(file, "mimalloc"),
-                "{file}"
-            );
+        for file in
+            ["libjemalloc.a", "libjemalloc_pic.so", "jemalloc.so", "libmimalloc-secure.so.2"]
+        {
+            assert!(!is_library(file, "jemalloc") && !is_library(file, "mimalloc"), "{file}");
         }
         let scudo = format!("libclang_rt.scudo_standalone-{}.so", std::env::consts::ARCH);
         assert!(is_library(&scudo, "clang_rt.scudo_standalone"));

@@ -28,22 +28,10 @@ struct Format {
     height: f32,
 }
 
-const A4: Format = Format {
-    width: 595.0,
-    height: 842.0,
-};
-const A4_LANDSCAPE: Format = Format {
-    width: 842.0,
-    height: 595.0,
-};
-const A5: Format = Format {
-    width: 420.0,
-    height: 595.0,
-};
-const A3: Format = Format {
-    width: 842.0,
-    height: 1191.0,
-};
+const A4: Format = Format { width: 595.0, height: 842.0 };
+const A4_LANDSCAPE: Format = Format { width: 842.0, height: 595.0 };
+const A5: Format = Format { width: 420.0, height: 595.0 };
+const A3: Format = Format { width: 842.0, height: 1191.0 };
 
 /// What a page shows, with the format it shows it on. The list is one chapter; the document repeats
 /// it with other random numbers.
@@ -121,10 +109,7 @@ impl Ids {
 
 fn deflate(data: &[u8]) -> Vec<u8> {
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
-    encoder
-        .write_all(data)
-        .and_then(|()| encoder.finish())
-        .expect("a Vec takes every write")
+    encoder.write_all(data).and_then(|()| encoder.finish()).expect("a Vec takes every write")
 }
 
 /// Generates the document. Every call returns the same bytes.
@@ -143,8 +128,7 @@ pub fn generate() -> Vec<u8> {
         let stream = deflate(&content.finish());
         pdf.stream(content_id, &stream).filter(Filter::FlateDecode);
         let mut page = pdf.page(page_id);
-        page.parent(tree)
-            .media_box(Rect::new(0.0, 0.0, format.width, format.height));
+        page.parent(tree).media_box(Rect::new(0.0, 0.0, format.width, format.height));
         page.contents(content_id);
         page.pair(Name(b"Resources"), shared);
         page.finish();
@@ -194,10 +178,7 @@ mod tests {
     #[test]
     fn two_generations_are_the_same_file_of_a_hundred_pages_or_more() {
         let (first, second) = (generate(), generate());
-        assert!(
-            first == second,
-            "the document differs from one generation to the next"
-        );
+        assert!(first == second, "the document differs from one generation to the next");
         assert!(first.len() < 8 << 20, "{} bytes", first.len());
         let pages = first.windows(11).filter(|w| w == b"/Type /Page").count();
         // One of the matches is the page tree's own `/Type /Pages`.

@@ -99,11 +99,7 @@ pub fn conduct(job: &Job, choices: &[Choice], refpage: &Refpage, rounds: usize) 
         .iter()
         .map(|choice| Row::new(choice, configurations::prepare(choice, refpage)))
         .collect();
-    let runnable = |rows: &[Row]| {
-        rows.iter()
-            .filter(|row| row.configuration.is_some())
-            .count()
-    };
+    let runnable = |rows: &[Row]| rows.iter().filter(|row| row.configuration.is_some()).count();
     let progress = Progress::new((runnable(&rows) * (rounds + 1)) as u64);
     progress.stage("warming up");
     for row in rows.iter_mut().filter(|row| row.configuration.is_some()) {
@@ -138,8 +134,7 @@ pub fn conduct(job: &Job, choices: &[Choice], refpage: &Refpage, rounds: usize) 
 
 /// The row that ratios are taken against.
 pub fn baseline(rows: &[Row]) -> Option<&Row> {
-    rows.iter()
-        .find(|row| row.name == BASELINE && row.measured())
+    rows.iter().find(|row| row.name == BASELINE && row.measured())
 }
 
 /// Who rendered other pixels than the rest, in one line each.
@@ -148,27 +143,16 @@ pub fn disagreements(rows: &[Row]) -> Vec<String> {
         .iter()
         .filter_map(|row| Some((row, row.rendered.as_ref()?, row.unsteady.as_ref()?)))
         .map(|(row, first, (round, other))| {
-            format!(
-                "{} rendered {other} in round {round}, but {} before",
-                row.name, first.checksum
-            )
+            format!("{} rendered {other} in round {round}, but {} before", row.name, first.checksum)
         })
         .collect();
-    let rendered = || {
-        rows.iter()
-            .filter_map(|row| Some((&row.name, &row.rendered.as_ref()?.checksum)))
-    };
-    let expected = rendered()
-        .find(|(name, _)| *name == BASELINE)
-        .or_else(|| rendered().next());
+    let rendered =
+        || rows.iter().filter_map(|row| Some((&row.name, &row.rendered.as_ref()?.checksum)));
+    let expected = rendered().find(|(name, _)| *name == BASELINE).or_else(|| rendered().next());
     if let Some((reference, expected)) = expected {
-        lines.extend(
-            rendered()
-                .filter(|(_, checksum)| *checksum != expected)
-                .map(|(name, checksum)| {
-                    format!("{name} rendered {checksum}, but {reference} {expected}")
-                }),
-        );
+        lines.extend(rendered().filter(|(_, checksum)| *checksum != expected).map(
+            |(name, checksum)| format!("{name} rendered {checksum}, but {reference} {expected}"),
+        ));
     }
     lines
 }
@@ -196,9 +180,6 @@ mod tests {
         assert!(disagreements(&rows[1..]).is_empty());
         let mut unsteady = row("off", "a");
         unsteady.unsteady = Some((2, "c".into()));
-        assert_eq!(
-            disagreements(&[unsteady]),
-            ["off rendered c in round 2, but a before"]
-        );
+        assert_eq!(disagreements(&[unsteady]), ["off rendered c in round 2, but a before"]);
     }
 }

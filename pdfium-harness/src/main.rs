@@ -44,11 +44,7 @@ use setup::{Setup, UserError};
 /// fetched once with pip (pinned version and hash), and librefpage.so is built with cargo. With the
 /// default document and five runs it takes about a minute.
 #[derive(Parser)]
-#[command(
-    version,
-    args_conflicts_with_subcommands = true,
-    disable_help_subcommand = true
-)]
+#[command(version, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -123,18 +119,11 @@ fn refpage_options(text: &str) -> Result<String, String> {
 
 fn main() -> ExitCode {
     let result = match Cli::parse() {
-        Cli {
-            command: None,
-            compare,
-        } => run_comparison(compare),
-        Cli {
-            command: Some(Command::Setup(what)),
-            ..
-        } => setup::perform(what.file, what.pdfium).and_then(|setup| print_json(&setup)),
-        Cli {
-            command: Some(Command::Render(what)),
-            ..
-        } => run_render(what),
+        Cli { command: None, compare } => run_comparison(compare),
+        Cli { command: Some(Command::Setup(what)), .. } => {
+            setup::perform(what.file, what.pdfium).and_then(|setup| print_json(&setup))
+        }
+        Cli { command: Some(Command::Render(what)), .. } => run_render(what),
     };
     match result {
         Ok(code) => code,
@@ -160,36 +149,19 @@ fn run_render(what: What) -> Result<ExitCode> {
 }
 
 fn run_comparison(options: Compare) -> Result<ExitCode> {
-    let What {
-        file,
-        pages,
-        scale,
-        pdfium,
-        timeout,
-    } = options.what;
+    let What { file, pages, scale, pdfium, timeout } = options.what;
     let cache = setup::cache_directory()?;
     let setup = match setup::spawn(file, pdfium)? {
         Ok(setup) => setup,
         // It has said why.
         Err(code) => return Ok(code),
     };
-    let Setup {
-        library,
-        file,
-        pages: count,
-    } = setup;
+    let Setup { library, file, pages: count } = setup;
     if let Err(page) = pages.resolve(count) {
         let name = file.display();
         return Err(UserError(format!("there is no page {page}: {name} ends with {count}")).into());
     }
-    let job = Job {
-        library,
-        file,
-        pages,
-        scale,
-        timeout,
-        cache,
-    };
+    let job = Job { library, file, pages, scale, timeout, cache };
     let refpage = Refpage::build(&setup::target_directory()?, options.options);
     let mut choices = Choice::defaults();
     for choice in options.with {
@@ -203,20 +175,11 @@ fn run_comparison(options: Compare) -> Result<ExitCode> {
 
 /// Shows the result. It is a failure when nothing ran, or when something rendered differently.
 fn conclude(job: &Job, rows: &[Row], json: Option<PathBuf>) -> Result<ExitCode> {
-    println!(
-        "{} pages {}, scale {}",
-        job.file.display(),
-        job.pages,
-        job.scale
-    );
+    println!("{} pages {}, scale {}", job.file.display(), job.pages, job.scale);
     print!("{}", report::text(rows));
     let svg = job.cache.join("pdfium.svg");
     let name = job.file.file_name().unwrap_or_default().to_string_lossy();
-    if plot::write(
-        rows,
-        &format!("{name}, pages {}, scale {}", job.pages, job.scale),
-        &svg,
-    )? {
+    if plot::write(rows, &format!("{name}, pages {}, scale {}", job.pages, job.scale), &svg)? {
         println!("plot: {}", svg.display());
     }
     if let Some(path) = json {
@@ -228,11 +191,7 @@ fn conclude(job: &Job, rows: &[Row], json: Option<PathBuf>) -> Result<ExitCode> 
         eprintln!("error: {line}");
     }
     let failed = !disagreements.is_empty() || !rows.iter().any(Row::measured);
-    Ok(if failed {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 #[cfg(test)]

@@ -34,10 +34,7 @@ impl FromStr for Pages {
     type Err = String;
 
     fn from_str(list: &str) -> Result<Self, String> {
-        list.split(',')
-            .map(span)
-            .collect::<Result<_, _>>()
-            .map(Self)
+        list.split(',').map(span).collect::<Result<_, _>>().map(Self)
     }
 }
 
@@ -81,28 +78,14 @@ mod tests {
         for text in ["7", "1-100", "3-", "1-3,8,10-"] {
             assert_eq!(text.parse::<Pages>().unwrap().to_string(), text);
         }
-        assert_eq!(
-            "1-3,8".parse::<Pages>().unwrap().resolve(8),
-            Ok(vec![1, 2, 3, 8])
-        );
+        assert_eq!("1-3,8".parse::<Pages>().unwrap().resolve(8), Ok(vec![1, 2, 3, 8]));
         assert_eq!("6-".parse::<Pages>().unwrap().resolve(8), Ok(vec![6, 7, 8]));
         assert_eq!(Pages::all().resolve(2), Ok(vec![1, 2]));
     }
 
     #[test]
     fn what_is_no_page_range_is_refused() {
-        for text in [
-            "",
-            "0",
-            "-",
-            "-4",
-            "5-2",
-            "1,,2",
-            "a",
-            "1-2-3",
-            "0-4",
-            "99999999999",
-        ] {
+        for text in ["", "0", "-", "-4", "5-2", "1,,2", "a", "1-2-3", "0-4", "99999999999"] {
             assert!(text.parse::<Pages>().is_err(), "{text:?} was taken");
         }
     }

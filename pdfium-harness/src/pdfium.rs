@@ -63,12 +63,7 @@ fn fetch(platform: &str, directory: &Path) -> Result<PathBuf> {
         eprintln!("fetching {PACKAGE} {VERSION} with {} …", pip.join(" "));
         let output = Command::new(pip[0])
             .args(&pip[1..])
-            .args([
-                "download",
-                "--quiet",
-                "--disable-pip-version-check",
-                "--no-deps",
-            ])
+            .args(["download", "--quiet", "--disable-pip-version-check", "--no-deps"])
             .args(["--only-binary=:all:", "--platform", platform, "--dest"])
             .arg(directory)
             .arg(format!("{PACKAGE}=={VERSION}"))
@@ -102,19 +97,14 @@ fn find_wheel(directory: &Path) -> Result<PathBuf> {
 /// Checks the wheel's hash and takes the library out of it.
 fn unpack(wheel: &Path, expected: &str, directory: &Path) -> Result<PathBuf> {
     let bytes = fs::read(wheel)?;
-    let hash: String = Sha256::digest(&bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     if hash != expected {
         bail!(
             "the wheel of {PACKAGE} {VERSION} has SHA-256 {hash}, not the pinned {expected}: not using it"
         );
     }
     let mut archive = zip::ZipArchive::new(io::Cursor::new(bytes))?;
-    let mut source = archive
-        .by_name(LIBRARY)
-        .context("the wheel holds no libpdfium.so")?;
+    let mut source = archive.by_name(LIBRARY).context("the wheel holds no libpdfium.so")?;
     let path = directory.join("libpdfium.so");
     io::copy(&mut source, &mut File::create(&path)?)?;
     Ok(path)

@@ -32,10 +32,7 @@ pub fn write(rows: &[Row], subtitle: &str, path: &Path) -> Result<bool> {
         rows.iter()
             .filter(|row| row.measured())
             .filter_map(|row| {
-                Some((
-                    row.name.as_str(),
-                    ratios(&row.values(figure), &base.values(figure))?,
-                ))
+                Some((row.name.as_str(), ratios(&row.values(figure), &base.values(figure))?))
             })
             .collect()
     };
@@ -53,11 +50,7 @@ fn draw(cpu: &[Mark<'_>], rss: &[Mark<'_>], subtitle: &str, path: &Path, height:
     // A ground of its own, so that the dark text is readable on a dark page too.
     root.fill(&WHITE)?;
     let label = |size: i32| ("sans-serif", size).into_font().color(&BLACK);
-    root.draw(&Text::new(
-        "PDFium on refpage: times the baseline",
-        (16, 12),
-        label(18),
-    ))?;
+    root.draw(&Text::new("PDFium on refpage: times the baseline", (16, 12), label(18)))?;
     root.draw(&Text::new(
         subtitle,
         (16, 36),
@@ -65,20 +58,10 @@ fn draw(cpu: &[Mark<'_>], rss: &[Mark<'_>], subtitle: &str, path: &Path, height:
     ))?;
     let right = label(13).pos(Pos::new(HPos::Right, VPos::Center));
     for (i, (name, _)) in cpu.iter().enumerate() {
-        root.draw(&Text::new(
-            name.to_string(),
-            (LEFT - 12, row_y(i)),
-            right.clone(),
-        ))?;
+        root.draw(&Text::new(name.to_string(), (LEFT - 12, row_y(i)), right.clone()))?;
     }
     panel(&root, LEFT, "CPU time", cpu, RGBColor(0x1f, 0x5f, 0xa8))?;
-    panel(
-        &root,
-        LEFT + PANEL + GAP,
-        "peak RSS",
-        rss,
-        RGBColor(0xb0, 0x4a, 0x12),
-    )?;
+    panel(&root, LEFT + PANEL + GAP, "peak RSS", rss, RGBColor(0xb0, 0x4a, 0x12))?;
     root.present()?;
     Ok(())
 }
@@ -95,30 +78,16 @@ fn panel(root: &Area<'_>, left: i32, title: &str, marks: &[Mark<'_>], color: RGB
     let x = |ratio: f64| left + ((ratio - low) / (high - low) * f64::from(PANEL)).round() as i32;
     let (top, bottom) = (TOP, TOP + ROW * marks.len() as i32);
     let font = |size: i32| ("sans-serif", size).into_font().color(&BLACK);
-    root.draw(&Text::new(
-        format!("{title}, x {BASELINE}"),
-        (left, TOP - 24),
-        font(13),
-    ))?;
+    root.draw(&Text::new(format!("{title}, x {BASELINE}"), (left, TOP - 24), font(13)))?;
     let step = tick_step(high - low);
     let middle = font(11).pos(Pos::new(HPos::Center, VPos::Top));
     let mut tick = (low / step).ceil() * step;
     while tick <= high + step * 1e-6 {
-        root.draw(&PathElement::new(
-            [(x(tick), top), (x(tick), bottom)],
-            BLACK.mix(0.12),
-        ))?;
-        root.draw(&Text::new(
-            format!("{tick:.2}"),
-            (x(tick), bottom + 6),
-            middle.clone(),
-        ))?;
+        root.draw(&PathElement::new([(x(tick), top), (x(tick), bottom)], BLACK.mix(0.12)))?;
+        root.draw(&Text::new(format!("{tick:.2}"), (x(tick), bottom + 6), middle.clone()))?;
         tick += step;
     }
-    root.draw(&PathElement::new(
-        [(x(1.0), top), (x(1.0), bottom)],
-        BLACK.mix(0.6),
-    ))?;
+    root.draw(&PathElement::new([(x(1.0), top), (x(1.0), bottom)], BLACK.mix(0.6)))?;
     for (i, (_, summary)) in marks.iter().enumerate() {
         let y = row_y(i);
         let range = [(x(summary.min), y), (x(summary.max), y)];
@@ -145,11 +114,6 @@ fn axis(marks: &[Mark<'_>]) -> (f64, f64) {
 
 /// A round step that makes at most about six ticks.
 fn tick_step(span: f64) -> f64 {
-    let steps = [
-        0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0,
-    ];
-    steps
-        .into_iter()
-        .find(|step| span / step <= 6.0)
-        .unwrap_or(100.0)
+    let steps = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0];
+    steps.into_iter().find(|step| span / step <= 6.0).unwrap_or(100.0)
 }

@@ -38,8 +38,7 @@ impl Progress {
 
     /// `runs` of the expected ones will not happen.
     pub fn skip(&self, runs: u64) {
-        self.0
-            .set_length(self.0.length().unwrap_or(0).saturating_sub(runs));
+        self.0.set_length(self.0.length().unwrap_or(0).saturating_sub(runs));
     }
 
     /// All runs are over.

@@ -34,11 +34,7 @@ pub struct Rendered {
 /// Opens PDFium at `library`.
 pub fn load(library: &Path) -> Result<Pdfium> {
     let bindings = Pdfium::bind_to_library(library).map_err(|e| {
-        anyhow::anyhow!(
-            "cannot load PDFium from {}: {}",
-            library.display(),
-            plain(&e)
-        )
+        anyhow::anyhow!("cannot load PDFium from {}: {}", library.display(), plain(&e))
     })?;
     Ok(Pdfium::new(bindings))
 }
@@ -107,10 +103,7 @@ fn render_page(
     number: u32,
     scale: f32,
 ) -> Result<((i32, i32), Vec<u8>)> {
-    let page = document
-        .pages()
-        .get(number as i32 - 1)
-        .map_err(|e| anyhow::anyhow!(plain(&e)))?;
+    let page = document.pages().get(number as i32 - 1).map_err(|e| anyhow::anyhow!(plain(&e)))?;
     let pixels = |points: f32| (points * scale).round().max(1.0) as i32;
     let (width, height) = (pixels(page.width().value), pixels(page.height().value));
     if i64::from(width) * i64::from(height) * 4 > i64::from(i32::MAX) {
@@ -119,9 +112,7 @@ fn render_page(
     let format = PdfBitmapFormat::BGRA;
     let size = PdfBitmap::bytes_required_for_size_and_format(width, height, format);
     let mut buffer = vec![0; size];
-    let config = PdfRenderConfig::new()
-        .set_fixed_size(width, height)
-        .set_reverse_byte_order(false);
+    let config = PdfRenderConfig::new().set_fixed_size(width, height).set_reverse_byte_order(false);
     let mut bitmap = PdfBitmap::from_bytes(width, height, format, &mut buffer)
         .map_err(|e| anyhow::anyhow!(plain(&e)))?;
     page.render_into_bitmap_with_config(&mut bitmap, &config)
@@ -143,7 +134,5 @@ fn malloc_provider() -> String {
     }
     // SAFETY: after success dli_fname is a C string of the loader's, valid while the object is loaded,
     // and malloc's object never goes.
-    unsafe { CStr::from_ptr(info.dli_fname) }
-        .to_string_lossy()
-        .into_owned()
+    unsafe { CStr::from_ptr(info.dli_fname) }.to_string_lossy().into_owned()
 }

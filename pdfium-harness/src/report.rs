@@ -10,13 +10,8 @@ use crate::run::{Cost, Statistics};
 use crate::stats::{Summary, ratios, summarize};
 
 /// The keys of refpage's statistics that are shown, in this order.
-const COUNTERS: [&str; 5] = [
-    "faults",
-    "pages_moved",
-    "pages_copied",
-    "pages_filled",
-    "region_vmas",
-];
+const COUNTERS: [&str; 5] =
+    ["faults", "pages_moved", "pages_copied", "pages_filled", "region_vmas"];
 
 /// A figure of the table: heading, decimals, and where it comes from.
 type Figure = (&'static str, usize, fn(&Cost) -> f64);
@@ -86,6 +81,8 @@ fn table(rows: &[Row]) -> Table {
         table.add_row(vec![row.name.as_str(), "not measured"]);
     }
     for column in table.column_iter_mut().skip(1) {
+        // Eight columns must fit a terminal of 100.
+        column.set_padding((0, 1));
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
@@ -99,9 +96,7 @@ fn cell(summary: Option<Summary>, decimals: usize) -> Cell {
     if min == max {
         return Cell::new(format!("{median:.decimals$}"));
     }
-    Cell::new(format!(
-        "{median:.decimals$}\n{min:.decimals$}–{max:.decimals$}"
-    ))
+    Cell::new(format!("{median:.decimals$}\n{min:.decimals$}–{max:.decimals$}"))
 }
 
 /// What refpage did under this row's name.
@@ -109,10 +104,9 @@ fn service(row: &Row) -> Option<String> {
     let is_refpage = row.rendered.as_ref()?.malloc.ends_with("librefpage.so");
     match &row.statistics {
         Some(statistics) => Some(format!("{}: {}", row.name, counters(statistics))),
-        None if is_refpage => Some(format!(
-            "{}: wrote no statistics, so its service is not known",
-            row.name
-        )),
+        None if is_refpage => {
+            Some(format!("{}: wrote no statistics, so its service is not known", row.name))
+        }
         None => None,
     }
 }

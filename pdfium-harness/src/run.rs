@@ -71,11 +71,7 @@ pub fn warm_up(job: &Job, configuration: &Configuration) -> Result<(Run, Option<
         return Ok((execute(job, configuration, None)?, None));
     };
     let file = job.cache.join(format!("stats-{}.json", std::process::id()));
-    let run = execute(
-        job,
-        configuration,
-        Some(format!("{options}:stats=json:{}", file.display())),
-    );
+    let run = execute(job, configuration, Some(format!("{options}:stats=json:{}", file.display())));
     let text = fs::read_to_string(&file);
     // What matters was read, and the name is this process's alone.
     let _ = fs::remove_file(&file);
@@ -91,12 +87,7 @@ fn execute(job: &Job, configuration: &Configuration, options: Option<String>) ->
     command
         .args(["render", "--pdfium"])
         .arg(&job.library)
-        .args([
-            "--pages",
-            &job.pages.to_string(),
-            "--scale",
-            &job.scale.to_string(),
-        ])
+        .args(["--pages", &job.pages.to_string(), "--scale", &job.scale.to_string()])
         .args(["--timeout", &job.timeout.to_string(), "--"])
         .arg(&job.file)
         .env_remove("LD_PRELOAD")
@@ -122,11 +113,7 @@ fn execute(job: &Job, configuration: &Configuration, options: Option<String>) ->
     let rendered: Rendered =
         serde_json::from_str(&output).context("the run's report is not readable")?;
     check_malloc(configuration, &rendered.malloc)?;
-    Ok(Run {
-        cost,
-        rendered,
-        messages,
-    })
+    Ok(Run { cost, rendered, messages })
 }
 
 /// Why a run failed, in one line.
@@ -159,10 +146,7 @@ fn spawn_and_account(command: &mut Command) -> Result<(ExitStatus, String, Cost)
     let start = Instant::now();
     let mut child = command.spawn().context("cannot start a run")?;
     let mut output = String::new();
-    let read = child
-        .stdout
-        .take()
-        .map_or(Ok(0), |mut stdout| stdout.read_to_string(&mut output));
+    let read = child.stdout.take().map_or(Ok(0), |mut stdout| stdout.read_to_string(&mut output));
     let mut status = 0;
     // SAFETY: rusage is plain integers, for which zero is a valid value.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
@@ -196,12 +180,9 @@ mod tests {
 
     #[test]
     fn the_accounts_are_those_of_the_child_alone() {
-        let (status, output, cost) = spawn_and_account(
-            Command::new("/bin/echo")
-                .arg("hello")
-                .stdout(Stdio::piped()),
-        )
-        .unwrap();
+        let (status, output, cost) =
+            spawn_and_account(Command::new("/bin/echo").arg("hello").stdout(Stdio::piped()))
+                .unwrap();
         assert!(status.success());
         assert_eq!(output, "hello\n");
         assert!(cost.wall > 0.0 && cost.faults > 0.0);

@@ -38,10 +38,8 @@ pub struct Setup {
 /// cargo's target directory, two levels above `<target>/release/pdfium-harness`.
 pub fn target_directory() -> Result<PathBuf> {
     let executable = std::env::current_exe().context("cannot tell where this program lies")?;
-    let target = executable
-        .ancestors()
-        .nth(2)
-        .context("this program lies in no target directory")?;
+    let target =
+        executable.ancestors().nth(2).context("this program lies in no target directory")?;
     Ok(target.into())
 }
 
@@ -55,10 +53,7 @@ pub fn cache_directory() -> Result<PathBuf> {
 /// Has a process of its own set things up; when it fails, it has said why, and this is its status.
 pub fn spawn(file: Option<PathBuf>, library: Option<PathBuf>) -> Result<Result<Setup, ExitCode>> {
     let mut command = Command::new(std::env::current_exe()?);
-    command
-        .arg("setup")
-        .env_remove("LD_PRELOAD")
-        .stderr(Stdio::inherit());
+    command.arg("setup").env_remove("LD_PRELOAD").stderr(Stdio::inherit());
     if let Some(library) = library {
         command.arg("--pdfium").arg(library);
     }
@@ -67,16 +62,10 @@ pub fn spawn(file: Option<PathBuf>, library: Option<PathBuf>) -> Result<Result<S
     }
     let output = command.output().context("cannot start the setup")?;
     if !output.status.success() {
-        let code = output
-            .status
-            .code()
-            .and_then(|code| u8::try_from(code).ok())
-            .unwrap_or(1);
+        let code = output.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
         return Ok(Err(ExitCode::from(code)));
     }
-    Ok(Ok(
-        serde_json::from_slice(&output.stdout).context("the setup's report is not readable")?
-    ))
+    Ok(Ok(serde_json::from_slice(&output.stdout).context("the setup's report is not readable")?))
 }
 
 /// Sets things up: the process's work that `spawn` starts.
@@ -94,17 +83,12 @@ pub fn perform(file: Option<PathBuf>, library: Option<PathBuf>) -> Result<Setup>
     let document = render::open(&pdfium, &file).map_err(|e| UserError(format!("{e:#}")))?;
     let pages = document.pages().len() as u32;
     drop(document);
-    Ok(Setup {
-        library,
-        file,
-        pages,
-    })
+    Ok(Setup { library, file, pages })
 }
 
 fn existing(path: &Path) -> Result<PathBuf> {
-    let resolved = path
-        .canonicalize()
-        .map_err(|e| UserError(format!("{}: {e}", path.display())))?;
+    let resolved =
+        path.canonicalize().map_err(|e| UserError(format!("{}: {e}", path.display())))?;
     if !resolved.is_file() {
         return Err(UserError(format!("{}: not a file", path.display())).into());
     }

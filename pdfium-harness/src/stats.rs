@@ -29,13 +29,7 @@ pub fn summarize(values: impl IntoIterator<Item = f64>) -> Option<Summary> {
 
 /// Summarises the ratios of runs made in the same round: what disturbs a whole round cancels out.
 pub fn ratios(values: &[f64], baseline: &[f64]) -> Option<Summary> {
-    summarize(
-        values
-            .iter()
-            .zip(baseline)
-            .filter(|(_, b)| **b > 0.0)
-            .map(|(v, b)| v / b),
-    )
+    summarize(values.iter().zip(baseline).filter(|(_, b)| **b > 0.0).map(|(v, b)| v / b))
 }
 
 #[cfg(test)]
@@ -44,37 +38,16 @@ mod tests {
 
     #[test]
     fn the_median_is_the_middle_or_the_mean_of_both_middles() {
-        assert_eq!(
-            summarize([3.0, 1.0, 2.0]),
-            Some(Summary {
-                median: 2.0,
-                min: 1.0,
-                max: 3.0
-            })
-        );
+        assert_eq!(summarize([3.0, 1.0, 2.0]), Some(Summary { median: 2.0, min: 1.0, max: 3.0 }));
         assert_eq!(summarize([4.0, 1.0, 2.0, 3.0]).unwrap().median, 2.5);
-        assert_eq!(
-            summarize([7.0]),
-            Some(Summary {
-                median: 7.0,
-                min: 7.0,
-                max: 7.0
-            })
-        );
+        assert_eq!(summarize([7.0]), Some(Summary { median: 7.0, min: 7.0, max: 7.0 }));
         assert_eq!(summarize([]), None);
     }
 
     #[test]
     fn ratios_are_taken_round_by_round() {
         let ratio = ratios(&[2.0, 6.0, 9.0], &[2.0, 3.0, 3.0]).unwrap();
-        assert_eq!(
-            ratio,
-            Summary {
-                median: 2.0,
-                min: 1.0,
-                max: 3.0
-            }
-        );
+        assert_eq!(ratio, Summary { median: 2.0, min: 1.0, max: 3.0 });
         assert_eq!(ratios(&[1.0], &[]), None);
     }
 }

@@ -25,23 +25,16 @@ fn circle_path(c: &mut Content, x: f32, y: f32, r: f32) {
 }
 
 fn color(random: &mut Random) -> [f32; 3] {
-    [
-        random.range(0.0, 0.8),
-        random.range(0.1, 0.7),
-        random.range(0.2, 0.9),
-    ]
-    .map(round)
+    [random.range(0.0, 0.8), random.range(0.1, 0.7), random.range(0.2, 0.9)].map(round)
 }
 
 /// A chapter's coloured first page.
 pub fn backdrop(c: &mut Content, format: Format, chapter: usize) {
     c.save_state();
     c.transform([format.width, 0.0, 0.0, format.height, 0.0, 0.0]);
-    c.shading(Name(if chapter % 2 == 0 { b"S0" } else { b"S1" }));
+    c.shading(Name(if chapter.is_multiple_of(2) { b"S0" } else { b"S1" }));
     c.restore_state();
-    c.set_fill_gray(0.95)
-        .rect(45.0, 60.0, 330.0, 260.0)
-        .fill_nonzero();
+    c.set_fill_gray(0.95).rect(45.0, 60.0, 330.0, 260.0).fill_nonzero();
 }
 
 /// One plot with axes, grid and `points` points a curve, in the box `[x, y, width, height]`.
@@ -50,16 +43,11 @@ pub fn plot(c: &mut Content, [x, y, w, h]: [f32; 4], points: usize, random: &mut
     c.set_line_width(0.3).set_stroke_gray(0.8);
     for i in 0..=10 {
         let t = i as f32 / 10.0;
-        c.move_to(round(x + t * w), y)
-            .line_to(round(x + t * w), y + h);
-        c.move_to(x, round(y + t * h))
-            .line_to(x + w, round(y + t * h));
+        c.move_to(round(x + t * w), y).line_to(round(x + t * w), y + h);
+        c.move_to(x, round(y + t * h)).line_to(x + w, round(y + t * h));
     }
     c.stroke();
-    c.set_line_width(0.8)
-        .set_stroke_gray(0.0)
-        .rect(x, y, w, h)
-        .stroke();
+    c.set_line_width(0.8).set_stroke_gray(0.0).rect(x, y, w, h).stroke();
     c.rect(x, y, w, h).clip_nonzero().end_path();
     for curve in 0..3 {
         let [r, g, b] = color(random);
@@ -92,22 +80,14 @@ pub fn plots(c: &mut Content, format: Format, random: &mut Random) {
     let w = format.width - 100.0;
     plot(c, [50.0, 540.0, w, 240.0], 4000, random);
     plot(c, [50.0, 300.0, w / 2.0 - 10.0, 210.0], 800, random);
-    plot(
-        c,
-        [60.0 + w / 2.0, 300.0, w / 2.0 - 10.0, 210.0],
-        1200,
-        random,
-    );
+    plot(c, [60.0 + w / 2.0, 300.0, w / 2.0 - 10.0, 210.0], 1200, random);
     c.save_state();
     c.set_parameters(Name(b"E1"));
     for _ in 0..1500 {
         let [r, g, b] = color(random);
         c.set_fill_rgb(r, g, b);
         let spread = random.range(0.0, 1.0);
-        let (x, y) = (
-            50.0 + random.range(0.0, w),
-            70.0 + 200.0 * spread * random.range(0.0, 1.0),
-        );
+        let (x, y) = (50.0 + random.range(0.0, w), 70.0 + 200.0 * spread * random.range(0.0, 1.0));
         circle_path(c, x, y, random.range(0.8, 3.5));
         c.fill_nonzero();
     }
@@ -117,8 +97,7 @@ pub fn plots(c: &mut Content, format: Format, random: &mut Random) {
 /// Shapes filled with tiling patterns, and hatching drawn line by line through a clip.
 pub fn hatches(c: &mut Content, format: Format, random: &mut Random) {
     for (i, pattern) in [b"P0", b"P1", b"P2"].into_iter().enumerate() {
-        c.set_fill_color_space(ColorSpaceOperand::Pattern)
-            .set_fill_pattern([], Name(pattern));
+        c.set_fill_color_space(ColorSpaceOperand::Pattern).set_fill_pattern([], Name(pattern));
         let y = 600.0 - i as f32 * 170.0;
         c.rect(50.0, y, 220.0, 150.0).fill_nonzero();
         circle_path(c, 350.0, y + 75.0, 72.0);
@@ -146,27 +125,18 @@ fn coarse(x: f32) -> f32 {
 
 /// A map: thousands of small closed polygons, contour lines and a few thick rivers.
 pub fn map(c: &mut Content, format: Format, random: &mut Random) {
-    let (columns, rows) = (60, 80);
-    let (dx, dy) = (
-        (format.width - 80.0) / columns as f32,
-        (format.height - 120.0) / rows as f32,
-    );
+    let (columns, rows) = (50, 70);
+    let (dx, dy) = ((format.width - 80.0) / columns as f32, (format.height - 120.0) / rows as f32);
     c.set_line_width(0.25).set_stroke_gray(0.3);
     for (row, col) in (0..rows).flat_map(|row| (0..columns).map(move |col| (row, col))) {
-        let (x, y) = (
-            40.0 + (col as f32 + 0.5) * dx,
-            60.0 + (row as f32 + 0.5) * dy,
-        );
+        let (x, y) = (40.0 + (col as f32 + 0.5) * dx, 60.0 + (row as f32 + 0.5) * dy);
         let green = coarse(random.range(0.6, 0.95));
         c.set_fill_rgb(0.8, green, 0.7);
         let sides = 5 + random.below(5);
         for i in 0..sides {
             let angle = TAU * i as f32 / sides as f32;
             let r = random.range(0.35, 0.75);
-            let (px, py) = (
-                coarse(x + angle.cos() * dx * r),
-                coarse(y + angle.sin() * dy * r),
-            );
+            let (px, py) = (coarse(x + angle.cos() * dx * r), coarse(y + angle.sin() * dy * r));
             if i == 0 {
                 c.move_to(px, py)
             } else {
@@ -199,14 +169,7 @@ pub fn map(c: &mut Content, format: Format, random: &mut Random) {
         for step in 1..8 {
             let y = 60.0 + step as f32 * (format.height - 120.0) / 8.0;
             let next = x + random.range(-80.0, 80.0);
-            c.cubic_to(
-                round(x + 60.0),
-                y - 90.0,
-                round(next - 60.0),
-                y - 40.0,
-                round(next),
-                y,
-            );
+            c.cubic_to(round(x + 60.0), y - 90.0, round(next - 60.0), y - 40.0, round(next), y);
             x = next;
         }
         c.stroke();
@@ -216,10 +179,8 @@ pub fn map(c: &mut Content, format: Format, random: &mut Random) {
 /// All four kinds of shading, each clipped to a shape.
 pub fn shadings(c: &mut Content, format: Format, random: &mut Random) {
     for (i, name) in [b"S0", b"S1", b"S2", b"S3"].into_iter().enumerate() {
-        let (x, y) = (
-            50.0 + (i % 2) as f32 * 255.0,
-            format.height - 350.0 - (i / 2) as f32 * 340.0,
-        );
+        let (x, y) =
+            (50.0 + (i % 2) as f32 * 255.0, format.height - 350.0 - (i / 2) as f32 * 340.0);
         c.save_state();
         if i % 2 == 0 {
             c.rect(x, y, 240.0, 280.0);
@@ -253,9 +214,7 @@ pub fn transparency(c: &mut Content, format: Format, random: &mut Random) {
     }
     c.save_state();
     c.set_parameters(Name(b"E4"));
-    c.set_fill_rgb(0.8, 0.2, 0.1)
-        .rect(0.0, 0.0, format.width, format.height / 2.0)
-        .fill_nonzero();
+    c.set_fill_rgb(0.8, 0.2, 0.1).rect(0.0, 0.0, format.width, format.height / 2.0).fill_nonzero();
     images::place(c, images::REUSED, [80.0, 80.0, 430.0, 320.0]);
     c.restore_state();
 }
@@ -263,12 +222,7 @@ pub fn transparency(c: &mut Content, format: Format, random: &mut Random) {
 /// A page-sized group with something in two corners only: a large bitmap, hardly painted.
 pub fn sparse_form(c: &mut Content, random: &mut Random) {
     plot(c, [60.0, 60.0, 120.0, 90.0], 200, random);
-    plot(
-        c,
-        [A4.width - 200.0, A4.height - 170.0, 140.0, 100.0],
-        200,
-        random,
-    );
+    plot(c, [A4.width - 200.0, A4.height - 170.0, 140.0, 100.0], 200, random);
 }
 
 /// Overlapping circles, for a knockout group.
@@ -292,13 +246,8 @@ pub fn mask_form(c: &mut Content, _: &mut Random) {
     for i in 0..20 {
         let shade = 1.0 - i as f32 / 20.0;
         c.set_fill_gray(round(shade));
-        c.rect(
-            round(i as f32 * A4.width / 20.0),
-            0.0,
-            round(A4.width / 20.0),
-            A4.height,
-        )
-        .fill_nonzero();
+        c.rect(round(i as f32 * A4.width / 20.0), 0.0, round(A4.width / 20.0), A4.height)
+            .fill_nonzero();
         c.set_fill_gray(round(1.0 - shade));
         circle_path(c, i as f32 * 30.0, 100.0 + (i % 4) as f32 * 90.0, 25.0);
         c.fill_nonzero();
@@ -320,16 +269,8 @@ pub fn dot_cell(c: &mut Content) {
 
 /// A 24-point cell of four bricks.
 pub fn brick_cell(c: &mut Content) {
-    c.set_fill_rgb(0.75, 0.45, 0.35)
-        .set_stroke_gray(0.9)
-        .set_line_width(1.0);
-    for (x, y) in [
-        (0.0, 0.0),
-        (12.0, 0.0),
-        (-6.0, 12.0),
-        (6.0, 12.0),
-        (18.0, 12.0),
-    ] {
+    c.set_fill_rgb(0.75, 0.45, 0.35).set_stroke_gray(0.9).set_line_width(1.0);
+    for (x, y) in [(0.0, 0.0), (12.0, 0.0), (-6.0, 12.0), (6.0, 12.0), (18.0, 12.0)] {
         c.rect(x, y, 12.0, 12.0).fill_nonzero_and_stroke();
     }
 }

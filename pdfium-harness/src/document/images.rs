@@ -13,12 +13,7 @@ struct Spec {
 }
 
 const fn photo(width: usize, height: usize) -> Spec {
-    Spec {
-        width,
-        height,
-        gray: false,
-        masked: false,
-    }
+    Spec { width, height, gray: false, masked: false }
 }
 
 /// In resource order: `I0`, `I1` and so on. The photos come first.
@@ -27,42 +22,12 @@ const SPECS: [Spec; 10] = [
     photo(1280, 960),
     photo(1600, 1067),
     photo(900, 675),
-    Spec {
-        width: 640,
-        height: 480,
-        gray: false,
-        masked: false,
-    },
-    Spec {
-        width: 600,
-        height: 600,
-        gray: false,
-        masked: true,
-    },
-    Spec {
-        width: 1024,
-        height: 768,
-        gray: true,
-        masked: false,
-    },
-    Spec {
-        width: 320,
-        height: 240,
-        gray: false,
-        masked: true,
-    },
-    Spec {
-        width: 256,
-        height: 256,
-        gray: true,
-        masked: false,
-    },
-    Spec {
-        width: 96,
-        height: 96,
-        gray: false,
-        masked: true,
-    },
+    Spec { width: 640, height: 480, gray: false, masked: false },
+    Spec { width: 600, height: 600, gray: false, masked: true },
+    Spec { width: 1024, height: 768, gray: true, masked: false },
+    Spec { width: 320, height: 240, gray: false, masked: true },
+    Spec { width: 256, height: 256, gray: true, masked: false },
+    Spec { width: 96, height: 96, gray: false, masked: true },
 ];
 
 /// How many of the images are full-page photos.
@@ -88,14 +53,7 @@ pub fn write(pdf: &mut Pdf, ids: &mut Ids) -> Vec<Ref> {
             });
             let id = ids.next();
             let channels = if spec.gray { 1 } else { 3 };
-            write_samples(
-                pdf,
-                id,
-                spec,
-                channels,
-                &landscape(spec, index as u64),
-                mask,
-            );
+            write_samples(pdf, id, spec, channels, &landscape(spec, index as u64), mask);
             id
         })
         .collect()
@@ -118,10 +76,7 @@ fn write_samples(
         .colors(channels as i32)
         .bits_per_component(8)
         .columns(spec.width as i32);
-    image
-        .width(spec.width as i32)
-        .height(spec.height as i32)
-        .bits_per_component(8);
+    image.width(spec.width as i32).height(spec.height as i32).bits_per_component(8);
     if channels == 1 {
         image.color_space().device_gray();
     } else {
@@ -156,11 +111,12 @@ fn noise(x: u32, y: u32, seed: u64) -> u32 {
     let (fx, fy) = (smooth(fx), smooth(fy));
     let corner = |dx, dy| hash(cx + dx, cy + dy, seed) >> 16;
     let mix = |a: u32, b: u32, f: u32| (a * (256 - f) + b * f) >> 8;
-    mix(
-        mix(corner(0, 0), corner(1, 0), fx),
-        mix(corner(0, 1), corner(1, 1), fx),
-        fy,
-    )
+    mix(mix(corner(0, 0), corner(1, 0), fx), mix(corner(0, 1), corner(1, 1), fx), fy)
+}
+
+/// Drops the lowest bits: steps compress well, and look like foliage.
+fn terrace(value: u32, bits: u32) -> u32 {
+    value >> bits << bits
 }
 
 fn landscape(spec: &Spec, seed: u64) -> Vec<u8> {
@@ -169,27 +125,15 @@ fn landscape(spec: &Spec, seed: u64) -> Vec<u8> {
         // Octaves of the ridge line and the ground; the sky needs only the first.
         let shade = 255 * y / spec.height as u32;
         for x in 0..spec.width as u32 {
-            let broad = noise(x * 2, y * 2, seed) >> 8;
-            let fine = noise(x * 16, y * 16, seed + 1) >> 8;
+            let broad = terrace(noise(x * 2, y * 2, seed) >> 8, 3);
+            let fine = terrace(noise(x * 16, y * 16, seed + 1) >> 8, 5);
             let land = y * 255 / spec.height as u32 + broad / 3 > 140;
             // Grain on every eighth pixel only: photos are noisy, but the file must stay small.
-            let grain = if land && (x ^ y) & 7 == 0 {
-                hash(x, y, seed) >> 29
-            } else {
-                0
-            };
+            let grain = if land && (x ^ y) & 7 == 0 { hash(x, y, seed) >> 29 } else { 0 };
             let rgb = if land {
-                [
-                    60 + fine / 4 + grain,
-                    70 + broad / 3 + fine / 8 + grain,
-                    40 + fine / 6 + grain,
-                ]
+                [60 + fine / 4 + grain, 70 + broad / 3 + fine / 8 + grain, 40 + fine / 6 + grain]
             } else {
-                [
-                    90 + shade / 3 + broad / 8,
-                    130 + shade / 4 + broad / 8,
-                    200 + broad / 6,
-                ]
+                [90 + shade / 3 + broad / 8, 130 + shade / 4 + broad / 8, 200 + broad / 6]
             };
             if spec.gray {
                 out.push(((rgb[0] * 3 + rgb[1] * 6 + rgb[2]) / 10).min(255) as u8);
@@ -227,10 +171,8 @@ pub fn gallery(c: &mut Content, format: Format, random: &mut Random) {
     for row in 0..6 {
         for col in 0..4 {
             let index = REUSED + random.below(SPECS.len() - REUSED);
-            let (x, y) = (
-                45.0 + col as f32 * 128.0,
-                60.0 + row as f32 * (format.height - 130.0) / 6.0,
-            );
+            let (x, y) =
+                (45.0 + col as f32 * 128.0, 60.0 + row as f32 * (format.height - 130.0) / 6.0);
             let (sin, cos) = random.range(-0.3, 0.3).sin_cos();
             let scale = random.range(95.0, 150.0);
             c.save_state();

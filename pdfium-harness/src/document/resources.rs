@@ -31,18 +31,10 @@ pub fn write(pdf: &mut Pdf, ids: &mut Ids) -> Ref {
         .collect();
     let mask = group(pdf, ids, dictionary, drawing::mask_form, true, false);
     for (name, form, isolated, knockout) in [
-        (
-            "G0",
-            drawing::sparse_form as fn(&mut Content, &mut Random),
-            true,
-            false,
-        ),
+        ("G0", drawing::sparse_form as fn(&mut Content, &mut Random), true, false),
         ("G1", drawing::circles_form, false, true),
     ] {
-        x_objects.push((
-            name.into(),
-            group(pdf, ids, dictionary, form, isolated, knockout),
-        ));
+        x_objects.push((name.into(), group(pdf, ids, dictionary, form, isolated, knockout)));
     }
     let shadings = shadings(pdf, ids);
     let patterns = patterns(pdf, ids, dictionary);
@@ -102,19 +94,12 @@ fn shadings(pdf: &mut Pdf, ids: &mut Ids) -> Named {
     let (axial, radial) = (ids.next(), ids.next());
     for (id, kind, coords) in [
         (axial, FunctionShadingType::Axial, &[0.0, 0.0, 1.0, 1.0][..]),
-        (
-            radial,
-            FunctionShadingType::Radial,
-            &[0.4, 0.6, 0.05, 0.5, 0.5, 0.6][..],
-        ),
+        (radial, FunctionShadingType::Radial, &[0.4, 0.6, 0.05, 0.5, 0.5, 0.6][..]),
     ] {
         let mut shading = pdf.function_shading(id);
         shading.shading_type(kind);
         shading.color_space().device_rgb();
-        shading
-            .coords(coords.iter().copied())
-            .function(ramp)
-            .extend([true, true]);
+        shading.coords(coords.iter().copied()).function(ramp).extend([true, true]);
     }
 
     let (waves, computed) = (ids.next(), ids.next());
@@ -154,10 +139,7 @@ fn shadings(pdf: &mut Pdf, ids: &mut Ids) -> Named {
     shading.filter(Filter::FlateDecode);
     shading.shading_type(StreamShadingType::FreeformGouraud);
     shading.color_space().device_rgb();
-    shading
-        .bits_per_coordinate(16)
-        .bits_per_component(8)
-        .bits_per_flag(8);
+    shading.bits_per_coordinate(16).bits_per_component(8).bits_per_flag(8);
     shading.decode([0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0]);
     shading.finish();
 
@@ -173,13 +155,7 @@ fn mesh_data() -> Vec<u8> {
     const SIDE: usize = 24;
     let mut random = Random(24);
     let colors: Vec<[u8; 3]> = (0..(SIDE + 1) * (SIDE + 1))
-        .map(|_| {
-            [
-                random.next() as u8,
-                128 + random.below(128) as u8,
-                random.next() as u8,
-            ]
-        })
+        .map(|_| [random.next() as u8, 128 + random.below(128) as u8, random.next() as u8])
         .collect();
     let mut data = Vec::new();
     for (row, col) in (0..SIDE).flat_map(|row| (0..SIDE).map(move |col| (row, col))) {
@@ -194,13 +170,13 @@ fn mesh_data() -> Vec<u8> {
     deflate(&data)
 }
 
+/// What draws a pattern's cell, and the cell's side in points.
+type Cell = (fn(&mut Content), f32);
+
 /// `P0` to `P2`: hatching, dots and bricks.
 fn patterns(pdf: &mut Pdf, ids: &mut Ids, resources: Ref) -> Named {
-    let cells: [(fn(&mut Content), f32); 3] = [
-        (drawing::hatch_cell, 6.0),
-        (drawing::dot_cell, 9.0),
-        (drawing::brick_cell, 24.0),
-    ];
+    let cells: [Cell; 3] =
+        [(drawing::hatch_cell, 6.0), (drawing::dot_cell, 9.0), (drawing::brick_cell, 24.0)];
     cells
         .into_iter()
         .enumerate()
@@ -210,13 +186,8 @@ fn patterns(pdf: &mut Pdf, ids: &mut Ids, resources: Ref) -> Named {
             draw(&mut content);
             let stream = content.finish();
             let mut pattern = pdf.tiling_pattern(id, &stream);
-            pattern
-                .tiling_type(TilingType::ConstantSpacing)
-                .paint_type(PaintType::Colored);
-            pattern
-                .bbox(Rect::new(0.0, 0.0, step, step))
-                .x_step(step)
-                .y_step(step);
+            pattern.tiling_type(TilingType::ConstantSpacing).paint_type(PaintType::Colored);
+            pattern.bbox(Rect::new(0.0, 0.0, step, step)).x_step(step).y_step(step);
             pattern.pair(Name(b"Resources"), resources);
             pattern.finish();
             (format!("P{i}"), id)
@@ -239,10 +210,7 @@ fn states(pdf: &mut Pdf, ids: &mut Ids, mask: Ref) -> Named {
         .map(|(i, (alpha, mode))| {
             let id = ids.next();
             let mut state = pdf.ext_graphics(id);
-            state
-                .stroking_alpha(alpha)
-                .non_stroking_alpha(alpha)
-                .blend_mode(mode);
+            state.stroking_alpha(alpha).non_stroking_alpha(alpha).blend_mode(mode);
             if i == 4 {
                 state.soft_mask().subtype(MaskType::Luminosity).group(mask);
             } else {

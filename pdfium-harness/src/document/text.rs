@@ -5,14 +5,8 @@ use pdf_writer::{Content, Name, Str};
 use super::{Format, Random, round};
 
 /// The standard fonts that the document uses, in resource order: `F0`, `F1` and so on.
-pub const FONTS: [&[u8]; 6] = [
-    b"Times-Roman",
-    b"Times-Bold",
-    b"Times-Italic",
-    b"Helvetica",
-    b"Helvetica-Bold",
-    b"Courier",
-];
+pub const FONTS: [&[u8]; 6] =
+    [b"Times-Roman", b"Times-Bold", b"Times-Italic", b"Helvetica", b"Helvetica-Bold", b"Courier"];
 
 const ROMAN: Name = Name(b"F0");
 const BOLD: Name = Name(b"F1");
@@ -81,11 +75,7 @@ const TAILS: [&str; 12] = [
 fn sentence(random: &mut Random) -> String {
     let mut pick = |list: &[&'static str]| list[random.below(list.len())];
     let (opening, subject, verb) = (pick(&OPENINGS), pick(&SUBJECTS), pick(&VERBS));
-    format!(
-        "{opening}, {subject} {verb} {} {}. ",
-        pick(&SUBJECTS),
-        pick(&TAILS)
-    )
+    format!("{opening}, {subject} {verb} {} {}. ", pick(&SUBJECTS), pick(&TAILS))
 }
 
 /// Rough advance of a character in a proportional font, in ems: close enough to break lines by.
@@ -103,9 +93,7 @@ fn width(text: &str, size: f32) -> f32 {
 }
 
 fn line(c: &mut Content, font: Name, size: f32, x: f32, y: f32, text: &str) {
-    c.begin_text()
-        .set_font(font, size)
-        .next_line(round(x), round(y));
+    c.begin_text().set_font(font, size).next_line(round(x), round(y));
     c.show(Str(text.as_bytes())).end_text();
 }
 
@@ -180,22 +168,8 @@ fn heading(random: &mut Random) -> &'static str {
 /// A chapter's first page.
 pub fn title(c: &mut Content, format: Format, chapter: usize, random: &mut Random) {
     c.set_fill_gray(1.0);
-    line(
-        c,
-        BOLD,
-        96.0,
-        60.0,
-        format.height - 200.0,
-        &format!("{}", chapter + 1),
-    );
-    line(
-        c,
-        SANS_BOLD,
-        30.0,
-        60.0,
-        format.height - 260.0,
-        heading(random),
-    );
+    line(c, BOLD, 96.0, 60.0, format.height - 200.0, &format!("{}", chapter + 1));
+    line(c, SANS_BOLD, 30.0, 60.0, format.height - 260.0, heading(random));
     column(c, [60.0, 80.0, 300.0, 220.0], 12.0, random);
 }
 
@@ -203,14 +177,7 @@ pub fn title(c: &mut Content, format: Format, chapter: usize, random: &mut Rando
 pub fn caption(c: &mut Content, x: f32, y: f32, random: &mut Random) {
     c.set_fill_gray(0.3);
     let subject = SUBJECTS[random.below(SUBJECTS.len())];
-    line(
-        c,
-        ITALIC,
-        9.0,
-        x,
-        y,
-        &format!("Figure: {subject}, after the second survey."),
-    );
+    line(c, ITALIC, 9.0, x, y, &format!("Figure: {subject}, after the second survey."));
 }
 
 /// A ruled table of numbers.
@@ -222,8 +189,7 @@ pub fn table(c: &mut Content, format: Format, random: &mut Random) {
         let y = top - row as f32 * row_height;
         if row % 2 == 1 {
             c.set_fill_rgb(0.92, 0.94, 0.98);
-            c.rect(left, round(y - 4.0), w * columns as f32, row_height)
-                .fill_nonzero();
+            c.rect(left, round(y - 4.0), w * columns as f32, row_height).fill_nonzero();
         }
         c.set_fill_gray(0.0);
         for col in 0..columns {
@@ -231,22 +197,14 @@ pub fn table(c: &mut Content, format: Format, random: &mut Random) {
             if row == 0 {
                 line(c, SANS_BOLD, 8.5, x, y, &format!("Series {}", col + 1));
             } else {
-                line(
-                    c,
-                    SANS,
-                    8.5,
-                    x,
-                    y,
-                    &format!("{:.2}", random.range(-90.0, 999.0)),
-                );
+                line(c, SANS, 8.5, x, y, &format!("{:.2}", random.range(-90.0, 999.0)));
             }
         }
     }
     c.set_stroke_gray(0.4).set_line_width(0.5);
     for col in 0..=columns {
         let x = round(left + col as f32 * w);
-        c.move_to(x, top + 12.0)
-            .line_to(x, round(top - 29.0 * row_height - 4.0));
+        c.move_to(x, top + 12.0).line_to(x, round(top - 29.0 * row_height - 4.0));
     }
     c.stroke();
 }
