@@ -1,1 +1,72 @@
-fn main() {}
+//! `refpage`: run programs on the allocator, ask what this machine can do, see the demonstration.
+//!
+//! - **demonstration** (no argument): a table of what the services cost. The parent (`demo`) starts
+//!   one child (`measure`) per cell, because a service is chosen once per process.
+//! - **run**: a program with `librefpage.so` preloaded; this process becomes that program.
+//! - **doctor**: which services this machine allows, and how to get a better one.
+//!
+//! ```text
+//!   main ─▶ demo ─▶ child ─▶ [process] measure ─▶ the allocator under REFPAGE_OPTIONS
+//!        ─▶ run ─▶ flags, program ─▶ exec
+//!        ─▶ doctor ─▶ machine
+//!        ─▶ help
+//! ```
+
+mod child;
+mod demo;
+mod doctor;
+mod failure;
+mod flags;
+mod help;
+mod machine;
+mod measure;
+mod program;
+mod report;
+mod run;
+
+use clap::{Parser, Subcommand};
+use failure::Failure;
+use std::process::ExitCode;
+
+/// A program cannot test what it does not run on: this one runs on the allocator as well.
+#[global_allocator]
+static ALLOCATOR: refpage_alloc::RefPage = refpage_alloc::RefPage::new();
+
+/// A memory allocator in which every byte that malloc hands out holds a known pattern
+///
+/// Without a command: the built-in demonstration, a table of what the services cost on this machine.
+#[derive(Parser)]
+#[command(name = "refpage", version, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(run::Arguments),
+    Doctor(doctor::Arguments),
+    Help(help::Arguments),
+    #[command(hide = true)]
+    Measure(measure::Arguments),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::try_parse() {
+        Ok(arguments) => match arguments.command {
+            None => demo::demonstrate(),
+            Some(Command::Run(arguments)) => run::run(&arguments).map(|never| match never {}),
+            Some(Command::Doctor(arguments)) => doctor::examine(&arguments),
+            Some(Command::Help(arguments)) => help::explain(&arguments),
+            Some(Command::Measure(arguments)) => measure::measure(&arguments),
+        },
+        Err(error) => failure::from_clap(&error),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { line, code }) => {
+            eprintln!("refpage: {line}");
+            ExitCode::from(code)
+        }
+    }
+}

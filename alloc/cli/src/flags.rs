@@ -1,0 +1,104 @@
+//! The allocator's options as flags: generated from the table, so that no option lacks its flag.
+
+use clap::{Arg, ArgAction, ArgMatches, Command, error::Error as ClapError, value_parser};
+use refpage_alloc::options::{Options, TABLE};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+use crate::failure::Failure;
+
+/// The environment variable that the allocator reads.
+pub const VARIABLE: &str = "REFPAGE_OPTIONS";
+
+/// `stats` is the one option whose value is usually left out, so it has two flags.
+const STATS: &str = "stats";
+const STATS_JSON: &str = "stats-json";
+
+/// The options given as flags, in the order of the table.
+#[derive(Debug, Default)]
+pub struct HeapFlags {
+    entries: Vec<(&'static str, OsString)>,
+}
+
+impl HeapFlags {
+    /// The value of `REFPAGE_OPTIONS` for the program: what is there already, then the flags, which
+    /// override it. `None` if neither says anything.
+    pub fn merged_with(&self, inherited: Option<&OsStr>) -> Result<Option<OsString>, Failure> {
+        let mut text = inherited.unwrap_or_default().to_owned();
+        let mut options = Options::new();
+        let mut complaint = None;
+        options.apply(text.as_bytes(), &mut |error| {
+            complaint.get_or_insert(format!("{VARIABLE}: {error}"));
+        });
+        for (name, value) in &self.entries {
+            // Not by the joined text: there a ':' in the value would start another entry.
+            if let Err(error) = options.set(name.as_bytes(), value.as_bytes()) {
+                complaint.get_or_insert(error.to_string());
+            }
+            if !text.is_empty() {
+                text.push(":");
+            }
+            text.push(name);
+            text.push("=");
+            text.push(value);
+        }
+        match complaint {
+            Some(line) => Err(Failure::usage(line)),
+            None => Ok((!text.is_empty()).then_some(text)),
+        }
+    }
+}
+
+impl clap::Args for HeapFlags {
+    fn augment_args(command: Command) -> Command {
+        let flags = TABLE.iter().filter(|spec| spec.name != STATS).map(|spec| {
+            let help = format!("{} [{}; default {}]", spec.help, spec.accepts, spec.default);
+            Arg::new(spec.name)
+                .long(spec.name)
+                .value_name(spec.value)
+                .value_parser(value_parser!(OsString))
+                .help(help)
+        });
+        let stats = Arg::new(STATS)
+            .long(STATS)
+            .action(ArgAction::SetTrue)
+            .conflicts_with(STATS_JSON)
+            .help("print the statistics on stderr at exit");
+        let stats_json = Arg::new(STATS_JSON)
+            .long(STATS_JSON)
+            .value_name("FILE")
+            .value_parser(value_parser!(OsString))
+            .help("write the statistics to FILE at exit; its full name has at most 255 bytes and no ':'");
+        command.args(flags).arg(stats).arg(stats_json)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for HeapFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, ClapError> {
+        let mut entries: Vec<(&'static str, OsString)> = TABLE
+            .iter()
+            .filter(|spec| spec.name != STATS)
+            .filter_map(|spec| Some((spec.name, matches.get_one::<OsString>(spec.name)?.clone())))
+            .collect();
+        if matches.get_flag(STATS) {
+            entries.push((STATS, "1".into()));
+        }
+        if let Some(file) = matches.get_one::<OsString>(STATS_JSON) {
+            // The program may be in another directory by the time it exits.
+            let full = std::path::absolute(file).unwrap_or_else(|_| file.into());
+            let mut value = OsString::from("json:");
+            value.push(full);
+            entries.push((STATS, value));
+        }
+        Ok(Self { entries })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), ClapError> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}

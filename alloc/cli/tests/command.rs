@@ -1,0 +1,196 @@
+//! The `refpage` binary as a user meets it: its exit codes, its one-line errors, and programs that
+//! run under it.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use refpage_alloc::options::TABLE;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_refpage");
+
+fn refpage(arguments: &[&str]) -> Output {
+    let mut command = Command::new(BINARY);
+    command.args(arguments).env_remove("REFPAGE_OPTIONS").env_remove("LD_PRELOAD");
+    command.output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// The command must fail with this code and one line that holds `part`.
+#[track_caller]
+fn fails(arguments: &[&str], code: i32, part: &str) {
+    let output = refpage(arguments);
+    let line = stderr(&output);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {line}");
+    assert_eq!(line.lines().count(), 1, "{arguments:?}: {line}");
+    assert!(line.starts_with("refpage: ") && line.contains(part), "{arguments:?}: {line}");
+    assert_eq!(stdout(&output), "");
+}
+
+/// Whether the library is built; a test that needs it says that it is skipped.
+fn library_is_there(test: &str) -> bool {
+    let there = Path::new(BINARY).with_file_name("librefpage.so").is_file();
+    if !there {
+        println!("skipped: {test}: no librefpage.so beside the binary (cargo build makes it)");
+    }
+    there
+}
+
+#[test]
+fn a_wrong_command_line_gets_one_line_and_code_2() {
+    fails(&["--nonsense"], 2, "--nonsense");
+    fails(&["nonsense"], 2, "nonsense");
+    fails(&["run"], 2, "PROGRAM");
+    fails(&["run", "--nonsense", "--", "true"], 2, "--nonsense");
+    fails(&["run", "--nonsense", "true"], 2, "--nonsense");
+    fails(&["help", "nonsense"], 2, "nonsense");
+    fails(&["measure", "--touch", "some"], 2, "some");
+}
+
+#[test]
+fn a_bad_option_value_gets_one_line_and_code_2() {
+    fails(&["run", "--pattern", "300", "--", "true"], 2, "bad value \"300\" for pattern: a byte");
+    fails(&["run", "--service", "best", "--", "true"], 2, "bad value \"best\" for service");
+    // It must not become two entries.
+    fails(&["run", "--pattern", "1:pool=0", "--", "true"], 2, "bad value \"1:pool=0\" for pattern");
+    fails(&["run", "--stats-json", "a:b", "--", "true"], 2, "for stats");
+    fails(&["run", "--stats", "--stats-json", "x", "--", "true"], 2, "cannot be used with");
+}
+
+#[test]
+fn a_bad_inherited_option_gets_code_2() {
+    let output = Command::new(BINARY)
+        .args(["run", "true"])
+        .env("REFPAGE_OPTIONS", "foo=1")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("REFPAGE_OPTIONS: unknown option \"foo\""),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn help_options_lists_every_option_with_its_default() {
+    let text = stdout(&refpage(&["help", "options"]));
+    for spec in &TABLE {
+        assert!(text.contains(&format!("  {}={}\n", spec.name, spec.value)), "{}", spec.name);
+        assert!(text.contains(spec.help) && text.contains(spec.accepts), "{}", spec.name);
+        assert!(text.contains(&format!("default {}\n", spec.default)), "{}", spec.name);
+    }
+}
+
+#[test]
+fn run_has_a_flag_for_every_option() {
+    let text = stdout(&refpage(&["help", "run"]));
+    for spec in &TABLE {
+        assert!(text.contains(&format!("--{}", spec.name)), "{}", spec.name);
+    }
+    assert_eq!(stdout(&refpage(&["run", "--help"])), text);
+}
+
+#[test]
+fn help_names_every_command_but_the_hidden_one() {
+    let text = stdout(&refpage(&["help"]));
+    for command in ["run", "doctor", "help"] {
+        assert!(text.contains(&format!("  {command} ")), "{command}");
+    }
+    assert!(!text.contains("measure"));
+    assert_eq!(refpage(&["--version"]).status.code(), Some(0));
+}
+
+#[test]
+fn doctor_names_the_service_in_both_forms() {
+    let text = stdout(&refpage(&["doctor"]));
+    let service = text.lines().find(|line| line.starts_with("service ")).unwrap();
+    let json = stdout(&refpage(&["doctor", "--json"]));
+    let name = service.split_whitespace().nth(1).unwrap();
+    assert!(json.contains(&format!("\"service\": \"{name}\"")), "{json}");
+}
+
+#[test]
+fn doctor_says_when_the_environment_asks_for_less() {
+    let output =
+        Command::new(BINARY).arg("doctor").env("REFPAGE_OPTIONS", "service=off").output().unwrap();
+    assert!(stdout(&output).contains("REFPAGE_OPTIONS asks for off"), "{}", stdout(&output));
+}
+
+#[test]
+fn a_program_that_cannot_be_run_gets_the_code_of_a_shell() {
+    if library_is_there("a_program_that_cannot_be_run_gets_the_code_of_a_shell") {
+        fails(&["run", "--", "/nonexistent/program"], 127, "not found");
+        fails(&["run", "--", "no-such-program-on-any-path"], 127, "not found");
+        fails(&["run", "--", "/etc/passwd"], 126, "cannot execute");
+    }
+}
+
+#[test]
+fn exit_status_and_signals_are_the_programs_own() {
+    if library_is_there("exit_status_and_signals_are_the_programs_own") {
+        assert_eq!(refpage(&["run", "true"]).status.code(), Some(0));
+        assert_eq!(refpage(&["run", "--", "sh", "-c", "exit 7"]).status.code(), Some(7));
+        assert_eq!(refpage(&["run", "sh", "-c", "exit 7"]).status.code(), Some(7));
+        assert_eq!(refpage(&["run", "--", "sh", "-c", "kill -TERM $$"]).status.signal(), Some(15));
+    }
+}
+
+#[test]
+fn the_program_sees_the_flags_after_what_was_set_already() {
+    if library_is_there("the_program_sees_the_flags_after_what_was_set_already") {
+        let mut command = Command::new(BINARY);
+        command.args(["run", "--pattern", "0x55", "--service", "memset", "--stats", "env"]);
+        let output = command.env("REFPAGE_OPTIONS", "pool=1M").output().unwrap();
+        let expected = "REFPAGE_OPTIONS=pool=1M:service=memset:pattern=0x55:stats=1";
+        assert!(stdout(&output).lines().any(|line| line == expected), "{}", stdout(&output));
+        assert!(stderr(&output).contains("memset"), "no statistics: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn statistics_go_to_the_file_that_was_named_from_here() {
+    if library_is_there("statistics_go_to_the_file_that_was_named_from_here") {
+        let name = format!("refpage-stats-{}.json", std::process::id());
+        let directory = std::env::temp_dir();
+        let mut command = Command::new(BINARY);
+        // The program leaves the directory, the file must not. A shell would end without atexit.
+        command
+            .args(["run", "--stats-json", &name, "env", "-C", "/", "ls"])
+            .current_dir(&directory);
+        assert!(command.output().unwrap().status.success());
+        let text = std::fs::read_to_string(directory.join(&name)).unwrap();
+        std::fs::remove_file(directory.join(&name)).unwrap();
+        assert!(text.trim_start().starts_with('{'), "{text}");
+    }
+}
+
+#[test]
+fn measurements_pass_their_own_checks() {
+    for service in ["auto", "memset", "off"] {
+        for usage in ["recycled", "fresh"] {
+            for extra in [&["--verify"][..], &[]] {
+                let mut command = Command::new(BINARY);
+                command
+                    .args(["measure", "--touch", "half", "--use", usage, "--iterations", "3"])
+                    .args(extra);
+                let output =
+                    command.env("REFPAGE_OPTIONS", format!("service={service}")).output().unwrap();
+                let text = stdout(&output);
+                assert!(
+                    output.status.success(),
+                    "{service} {usage} {extra:?}: {}",
+                    stderr(&output)
+                );
+                assert_eq!(text.contains("checked_bytes 0\n"), service == "off", "{text}");
+            }
+        }
+    }
+}
