@@ -11,7 +11,7 @@ use core::ptr::null_mut;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use refpage::sys::lock::Mutex;
-use refpage::sys::vm::KeepErrno;
+use refpage::sys::vm::{ForkFlag, KeepErrno};
 use refpage::{Engine, RunWindow, Runs};
 
 use crate::classes::{self, COUNT, GRANULE};
@@ -43,6 +43,8 @@ pub(crate) struct Heap {
     /// Serves threads that are past their end, or too many for a cache of their own.
     pub(crate) shared: Mutex<usize>,
     pub(crate) options: Options,
+    /// Cleared by the kernel in a child; the atfork handler sets it again.
+    pub(crate) fork_flag: ForkFlag,
 }
 
 impl Heap {
@@ -116,6 +118,7 @@ pub fn allocate(size: usize, align: usize, zeroed: bool) -> *mut u8 {
 fn allocate_slow(size: usize, align: usize, zeroed: bool) -> *mut u8 {
     let _errno = KeepErrno::new();
     let Some(heap) = start::started() else { return null_mut() };
+    start::notice_clone(heap);
     if size > isize::MAX as usize || align > heap.engine.region().len() {
         return null_mut();
     }
@@ -166,8 +169,9 @@ pub unsafe fn deallocate(ptr: *mut u8) {
 
 #[cold]
 #[inline(never)]
-fn keep_slow(heap: &Heap, class: usize, block: *mut u8) {
+fn keep_slow(heap: &'static Heap, class: usize, block: *mut u8) {
     let _errno = KeepErrno::new();
+    start::notice_clone(heap);
     with_cache(heap, |cache| {
         if !cache.push(class, block) {
             heap.flush(cache, class, false);
@@ -177,8 +181,9 @@ fn keep_slow(heap: &Heap, class: usize, block: *mut u8) {
 }
 
 #[inline(never)]
-fn deallocate_large(heap: &Heap, address: usize) {
+fn deallocate_large(heap: &'static Heap, address: usize) {
     let _errno = KeepErrno::new();
+    start::notice_clone(heap);
     if address.is_multiple_of(GRANULE) {
         heap.large.free(heap.memory(), address);
     } else {
@@ -200,6 +205,7 @@ pub unsafe fn reallocate(ptr: *mut u8, new_size: usize) -> *mut u8 {
         return null_mut();
     }
     let heap = start::heap();
+    start::notice_clone(heap);
     let address = ptr as usize;
     let state = heap.map.state(address).load(Relaxed);
     let threshold = THRESHOLD.load(Relaxed);

@@ -148,6 +148,7 @@ fn make_with(len: usize, config: &Config, options: &Options) -> Result<Heap> {
         caches,
         shared: Mutex::new(shared),
         options: *options,
+        fork_flag: vm::ForkFlag::map()?,
     })
 }
 
@@ -208,17 +209,36 @@ unsafe extern "C" fn before_fork() {
 
 unsafe extern "C" fn after_fork() {
     let heap = heap();
-    heap.engine.fork_parent();
+    heap.engine.fork_done();
     // SAFETY: taken by this thread in `before_fork`.
     unsafe { release_locks(heap) };
 }
 
 unsafe extern "C" fn in_child() {
     let heap = heap();
-    let before = heap.engine.service();
-    heap.engine.fork_child();
+    heap.fork_flag.set();
+    heap.engine.fork_done();
     // SAFETY: taken in `before_fork` by the thread that this one is the image of.
     unsafe { release_locks(heap) };
+    settle_child(heap);
+}
+
+/// Called on the slow paths: a child of a raw clone, for which no atfork handler ran, becomes one
+/// that allocates. (Other threads of the parent may have held locks then; POSIX lets such a child
+/// call nothing that needs them, malloc included.)
+#[inline]
+pub(crate) fn notice_clone(heap: &'static Heap) {
+    if !heap.fork_flag.is_set() {
+        heap.fork_flag.set();
+        settle_child(heap);
+    }
+}
+
+/// Gives a child its own fault channel, or all that is missing.
+#[cold]
+fn settle_child(heap: &'static Heap) {
+    let before = heap.engine.service();
+    heap.engine.fork_child();
     if heap.engine.service() != before {
         tell_of_a_lesser_service(heap);
         heap::fill_what_is_missing(heap);

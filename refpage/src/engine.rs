@@ -16,7 +16,7 @@ use crate::service::{AtomicService, Attempts, Service};
 use crate::sys::lock::Mutex;
 use crate::sys::thread::Stack;
 use crate::sys::uffd::{Channel, Features, Uffd, Watch, Way};
-use crate::sys::vm;
+use crate::sys::vm::Pagemap;
 
 /// Descriptor numbers from here on are seldom any program's business.
 const CHANNEL_NUMBER: i32 = 1000;
@@ -334,22 +334,20 @@ impl Engine {
     /// Learns which of `pages` the kernel itself populated (zero pages under `memset`).
     pub fn learn_present(&self, pages: Pages) {
         const BATCH: usize = 1024;
+        let pagemap = Pagemap::open();
         let mut rest = pages;
         while rest.count > 0 {
             let batch = rest.prefix(BATCH);
-            let mut resident = [0u8; BATCH];
-            let out = resident.get_mut(..batch.count).unwrap_or_default();
-            match vm::residency(self.region.address(batch.first), out) {
-                Ok(()) => {
-                    for (i, byte) in out.iter().enumerate() {
-                        if byte & 1 == 1 {
-                            let page = Pages { first: batch.first + i, count: 1 };
-                            self.region.present().set(page);
-                        }
-                    }
-                }
-                // Not knowing is answered on the safe side.
-                Err(_) => self.region.present().set(batch),
+            // Not knowing is answered on the safe side.
+            let mut populated = [true; BATCH];
+            let out = populated.get_mut(..batch.count).unwrap_or_default();
+            let start = self.region.address(batch.first);
+            let known = pagemap.as_ref().map_err(|e| *e).and_then(|map| map.populated(start, out));
+            if known.is_err() {
+                out.fill(true);
+            }
+            for (page, _) in (batch.first..).zip(out).filter(|(_, populated)| **populated) {
+                self.region.present().set(Pages { first: page, count: 1 });
             }
             rest = rest.skip(batch.count);
         }
@@ -406,21 +404,19 @@ impl Engine {
         }
     }
 
-    /// In the parent, after fork.
-    pub fn fork_parent(&self) {
+    /// After fork, in the parent and in the child.
+    pub fn fork_done(&self) {
         if let Some(lazy) = &self.lazy {
-            // SAFETY: taken in `fork_prepare` by this thread.
+            // SAFETY: taken in `fork_prepare` by this thread, or the one that it is the image of.
             unsafe { lazy.pool.release() };
         }
     }
 
-    /// In the child: gives it a channel, a pool and a handler of its own. If the service is
+    /// In the child, after [`fork_done`](Self::fork_done): gives it a channel, a pool and a handler of its own. If the service is
     /// `memset` afterwards and was not before, whatever is missing has to be filled by the caller
     /// before anyone touches it.
     pub fn fork_child(&'static self) {
         let Some(lazy) = &self.lazy else { return };
-        // SAFETY: taken in `fork_prepare` by the thread that this one is the image of.
-        unsafe { lazy.pool.release() };
         let inherited = self.channel();
         if self.service() != Service::Lazy {
             return;

@@ -43,6 +43,12 @@ extern "C" fn run(arg: *mut c_void) -> c_int {
     let engine = unsafe { &*arg.cast::<Engine>() };
     let channel = engine.channel();
     thread::close_all_but(channel.0);
+    // A program that gives up its rights (setuid) does not reach this thread: it has none.
+    let none = rustix::thread::CapabilitySet::empty();
+    let _ = rustix::thread::set_capabilities(
+        None,
+        rustix::thread::CapabilitySets { effective: none, permitted: none, inheritable: none },
+    );
     // Not to keep a file system busy that the program leaves.
     let _ = rustix::process::chdir(c"/");
     let mut handler = Handler { engine, channel, huge_wanted: false };

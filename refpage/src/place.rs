@@ -111,9 +111,12 @@ impl Engine {
         };
         let mut rest = pages;
         let mut tries = 0;
+        // Where the program locked or protected a part of the Region itself, the VMA has borders,
+        // and no copy may cross one: then page by page.
+        let mut most = sources.len;
         while rest.count > 0 {
             let dst = self.region().address(rest.first);
-            let len = (rest.count << shift).min(sources.len);
+            let len = (rest.count << shift).min(most);
             let Progress { done, stop } = channel.copy(dst, source, len);
             count.add(done >> shift);
             rest = rest.skip(done >> shift);
@@ -126,6 +129,7 @@ impl Engine {
                     rest = rest.skip(1);
                     tries = 0;
                 }
+                Some(Errno::NOENT) if len > 1 << shift => most = 1 << shift,
                 // The process is going, or the program closed the number that was ours: faults
                 // on these pages are still the handler's.
                 Some(Errno::SRCH | Errno::BADF | Errno::NOTTY) => return,

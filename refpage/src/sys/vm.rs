@@ -3,6 +3,7 @@
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
@@ -69,17 +70,86 @@ pub unsafe fn advise(start: *mut u8, len: usize, advice: Advice) -> Result<()> {
     unsafe { rustix::mm::madvise(start.cast(), len, advice) }
 }
 
-/// One byte for each OS page of the range is written to `out`, odd where the page is present.
-/// Used where the kernel, not refpage, populated the pages.
-///
-/// # Errors
-/// What mincore said; `out` is then unspecified.
-pub fn residency(start: *mut u8, out: &mut [u8]) -> Result<()> {
-    let len = out.len() * page_size();
-    // SAFETY: mincore writes one byte for each page of `len`, which is `out.len()` bytes. libc's
-    // wrapper is the only one there is; callers are on paths that keep errno themselves.
-    let rc = unsafe { libc::mincore(start.cast(), len, out.as_mut_ptr()) };
-    if rc == 0 { Ok(()) } else { Err(Errno::INVAL) }
+/// Which pages of a range are populated, asked of the kernel: present or swapped out. (mincore
+/// would call a swapped page absent.)
+#[derive(Debug)]
+pub struct Pagemap(rustix::fd::OwnedFd);
+
+/// Present, or swapped: bits 63 and 62 of an entry, `admin-guide/mm/pagemap.rst`.
+const POPULATED: u64 = 3 << 62;
+
+impl Pagemap {
+    /// Opens this process's page map.
+    ///
+    /// # Errors
+    /// What open said: no /proc, no descriptor left.
+    pub fn open() -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        rustix::fs::open(c"/proc/self/pagemap", flags, Mode::empty()).map(Self)
+    }
+
+    /// Reads the entries of the pages from `start` into `out`: true where one is populated.
+    ///
+    /// # Errors
+    /// What pread said, or IO if it was short; `out` is then unspecified.
+    pub fn populated(&self, start: *mut u8, out: &mut [bool]) -> Result<()> {
+        const BATCH: usize = 256;
+        let first = start as usize / page_size();
+        for (i, part) in out.chunks_mut(BATCH).enumerate() {
+            let mut entries = [0u8; BATCH * 8];
+            let bytes = entries.get_mut(..part.len() * 8).ok_or(Errno::IO)?;
+            let offset = (first + i * BATCH) * 8;
+            if rustix::io::pread(&self.0, &mut *bytes, offset as u64)? != bytes.len() {
+                return Err(Errno::IO);
+            }
+            for (entry, populated) in bytes.chunks_exact(8).zip(part) {
+                let entry = u64::from_ne_bytes(entry.try_into().unwrap_or_default());
+                *populated = entry & POPULATED != 0;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A flag that the kernel clears in the child of any fork or clone that copies the address space,
+/// also one that runs no atfork handlers.
+#[derive(Debug)]
+pub struct ForkFlag(*mut AtomicUsize);
+
+// SAFETY: an atomic in a mapping that lives as long as the process.
+unsafe impl Sync for ForkFlag {}
+// SAFETY: as above.
+unsafe impl Send for ForkFlag {}
+
+impl ForkFlag {
+    /// A flag that is set.
+    ///
+    /// # Errors
+    /// ENOMEM without address space, INVAL before Linux 4.14.
+    pub fn map() -> Result<Self> {
+        let page = reserve(page_size(), page_size())?;
+        // SAFETY: a mapping made just above.
+        unsafe { advise(page, page_size(), Advice::LinuxWipeOnFork)? };
+        let flag = Self(page.cast());
+        flag.set();
+        Ok(flag)
+    }
+
+    /// Sets the flag again.
+    pub fn set(&self) {
+        self.word().store(1, Ordering::Relaxed);
+    }
+
+    /// Whether it is set: if not, this process is the child of one in which it was.
+    #[inline]
+    pub fn is_set(&self) -> bool {
+        self.word().load(Ordering::Relaxed) == 1
+    }
+
+    fn word(&self) -> &AtomicUsize {
+        // SAFETY: the page lives as long as the process, and zeros are a value of the atomic.
+        unsafe { &*self.0 }
+    }
 }
 
 /// The soft limit on address space in bytes, if there is one.
