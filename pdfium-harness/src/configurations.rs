@@ -14,6 +14,9 @@ pub const BASELINE: &str = "off";
 /// Services of refpage that can be asked for by name; `refpage` stands for the machine's best.
 const SERVICES: [&str; 5] = [BASELINE, "memset", "eager", "cow", "lazy"];
 
+/// The option's value that leaves the choice to refpage.
+const AUTO: &str = "auto";
+
 /// An allocator as the command line names it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Choice {
@@ -60,7 +63,7 @@ impl FromStr for Choice {
         }
         match text {
             "" => Err("an allocator's name is empty".into()),
-            "refpage" => Ok(Self::Refpage(text.into(), "auto")),
+            "refpage" => Ok(Self::Refpage(text.into(), AUTO)),
             "glibc" => Ok(Self::Glibc),
             _ if text.contains('/') => Err(format!("'{text}' should be NAME=PATH/lib.so")),
             _ => Ok(Self::Named(text.into())),
@@ -75,6 +78,8 @@ pub struct Configuration {
     pub preload: Option<PathBuf>,
     /// refpage's options, when it is refpage.
     pub options: Option<String>,
+    /// The service that refpage must take, unless the choice is its own.
+    pub service: Option<&'static str>,
 }
 
 /// The preload library of this workspace: built if it must be, else why there is none.
@@ -123,12 +128,14 @@ fn build(target: &Path) -> Result<PathBuf> {
 
 /// Makes `choice` ready, or says why it cannot be run.
 pub fn prepare(choice: &Choice, refpage: &Refpage) -> Result<Configuration, String> {
+    let mut service = None;
     let (preload, options) = match choice {
         Choice::Glibc => (None, None),
-        Choice::Refpage(_, service) => {
+        Choice::Refpage(_, asked) => {
+            service = Some(*asked).filter(|asked| *asked != AUTO);
             let library = refpage.library.clone()?;
             let extra = refpage.extra_options.iter().map(|extra| format!(":{extra}"));
-            (Some(library), Some(format!("service={service}{}", extra.collect::<String>())))
+            (Some(library), Some(format!("service={asked}{}", extra.collect::<String>())))
         }
         Choice::Named(name) => (Some(find(name)?), None),
         Choice::At(_, path) => {
@@ -143,7 +150,7 @@ pub fn prepare(choice: &Choice, refpage: &Refpage) -> Result<Configuration, Stri
             path.display()
         ));
     }
-    Ok(Configuration { preload, options })
+    Ok(Configuration { preload, options, service })
 }
 
 /// Library names of allocators that are not called after them, without `lib` and the ending.

@@ -70,6 +70,13 @@ impl Row {
             Ok((run, statistics)) => {
                 self.rendered = Some(run.rendered);
                 self.messages = run.messages;
+                let taken = statistics.as_ref().and_then(|s| s["service"].as_str());
+                if let (Some(asked), Some(taken)) = (configuration.service, taken)
+                    && asked != taken
+                {
+                    let error = anyhow::anyhow!("refpage took the service {taken} instead");
+                    self.fail(&error);
+                }
                 self.statistics = statistics;
             }
             Err(error) => self.fail(&error),

@@ -60,8 +60,8 @@ struct Compare {
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     runs: u32,
     /// More to compare, separated by commas: glibc, jemalloc, mimalloc, tcmalloc, scudo, snmalloc,
-    /// rpmalloc or others as the system has them, NAME=PATH/lib.so, and refpage's services eager,
-    /// cow and lazy
+    /// rpmalloc or others as the system has them, NAME=PATH/lib.so, or a service
+    /// of refpage
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     with: Vec<Choice>,
     /// Further options for refpage in every run of it, such as pattern=0xaa:threshold=64K
@@ -118,7 +118,11 @@ fn refpage_options(text: &str) -> Result<String, String> {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse() {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
+    let result = match cli {
         Cli { command: None, compare } => run_comparison(compare),
         Cli { command: Some(Command::Setup(what)), .. } => {
             setup::perform(what.file, what.pdfium).and_then(|setup| print_json(&setup))
@@ -132,6 +136,15 @@ fn main() -> ExitCode {
             ExitCode::from(if error.is::<UserError>() { 2 } else { 1 })
         }
     }
+}
+
+/// Help and version are printed as clap has them; of a mistake its first line, which says it all.
+fn refuse(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        error.exit();
+    }
+    eprintln!("{}", error.to_string().lines().next().unwrap_or("error: wrong arguments"));
+    ExitCode::from(2)
 }
 
 fn print_json(value: &impl serde::Serialize) -> Result<ExitCode> {
@@ -161,6 +174,7 @@ fn run_comparison(options: Compare) -> Result<ExitCode> {
         let name = file.display();
         return Err(UserError(format!("there is no page {page}: {name} ends with {count}")).into());
     }
+    let pages = pages.closed(count);
     let job = Job { library, file, pages, scale, timeout, cache };
     let refpage = Refpage::build(&setup::target_directory()?, options.options);
     let mut choices = Choice::defaults();

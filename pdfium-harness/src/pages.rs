@@ -16,6 +16,11 @@ impl Pages {
         Self(vec![(1, None)])
     }
 
+    /// The same with every open end closed, for a document of `count` pages.
+    pub fn closed(&self, count: u32) -> Self {
+        Self(self.0.iter().map(|&(first, last)| (first, last.or(Some(count)))).collect())
+    }
+
     /// The page numbers in a document of `count` pages, or the first one that it does not have.
     pub fn resolve(&self, count: u32) -> Result<Vec<u32>, u32> {
         let mut numbers = Vec::new();
@@ -80,6 +85,7 @@ mod tests {
         }
         assert_eq!("1-3,8".parse::<Pages>().unwrap().resolve(8), Ok(vec![1, 2, 3, 8]));
         assert_eq!("6-".parse::<Pages>().unwrap().resolve(8), Ok(vec![6, 7, 8]));
+        assert_eq!(Pages::all().closed(9).to_string(), "1-9");
         assert_eq!(Pages::all().resolve(2), Ok(vec![1, 2]));
     }
 

@@ -49,14 +49,15 @@ fn draw(cpu: &[Mark<'_>], rss: &[Mark<'_>], subtitle: &str, path: &Path, height:
     let root = SVGBackend::new(path, (WIDTH as u32, height as u32)).into_drawing_area();
     // A ground of its own, so that the dark text is readable on a dark page too.
     root.fill(&WHITE)?;
+    // plotters writes a size as 0.81 of it in pixels.
     let label = |size: i32| ("sans-serif", size).into_font().color(&BLACK);
-    root.draw(&Text::new("PDFium on refpage: times the baseline", (16, 12), label(18)))?;
+    root.draw(&Text::new("PDFium on refpage: times the baseline", (16, 12), label(22)))?;
     root.draw(&Text::new(
         subtitle,
         (16, 36),
-        ("sans-serif", 12).into_font().color(&BLACK.mix(0.65)),
+        ("sans-serif", 15).into_font().color(&BLACK.mix(0.65)),
     ))?;
-    let right = label(13).pos(Pos::new(HPos::Right, VPos::Center));
+    let right = label(16).pos(Pos::new(HPos::Right, VPos::Center));
     for (i, (name, _)) in cpu.iter().enumerate() {
         root.draw(&Text::new(name.to_string(), (LEFT - 12, row_y(i)), right.clone()))?;
     }
@@ -78,9 +79,9 @@ fn panel(root: &Area<'_>, left: i32, title: &str, marks: &[Mark<'_>], color: RGB
     let x = |ratio: f64| left + ((ratio - low) / (high - low) * f64::from(PANEL)).round() as i32;
     let (top, bottom) = (TOP, TOP + ROW * marks.len() as i32);
     let font = |size: i32| ("sans-serif", size).into_font().color(&BLACK);
-    root.draw(&Text::new(format!("{title}, x {BASELINE}"), (left, TOP - 24), font(13)))?;
+    root.draw(&Text::new(format!("{title}, x {BASELINE}"), (left, TOP - 24), font(16)))?;
     let step = tick_step(high - low);
-    let middle = font(11).pos(Pos::new(HPos::Center, VPos::Top));
+    let middle = font(13).pos(Pos::new(HPos::Center, VPos::Top));
     let mut tick = (low / step).ceil() * step;
     while tick <= high + step * 1e-6 {
         root.draw(&PathElement::new([(x(tick), top), (x(tick), bottom)], BLACK.mix(0.12)))?;
@@ -93,7 +94,7 @@ fn panel(root: &Area<'_>, left: i32, title: &str, marks: &[Mark<'_>], color: RGB
         let range = [(x(summary.min), y), (x(summary.max), y)];
         root.draw(&PathElement::new(range, color.mix(0.5).stroke_width(4)))?;
         root.draw(&Circle::new((x(summary.median), y), 5, color.filled()))?;
-        let figure = font(11).pos(Pos::new(HPos::Center, VPos::Bottom));
+        let figure = font(13).pos(Pos::new(HPos::Center, VPos::Bottom));
         root.draw(&Text::new(
             format!("{:.3}", summary.median),
             (x(summary.median), y - 7),

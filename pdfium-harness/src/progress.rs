@@ -11,8 +11,7 @@ impl Progress {
     /// Expects `runs` runs.
     pub fn new(runs: u64) -> Self {
         let bar = ProgressBar::with_draw_target(Some(runs), ProgressDrawTarget::stderr());
-        let style =
-            ProgressStyle::with_template("{bar:30} run {pos}/{len}  {elapsed}, {eta} to go  {msg}");
+        let style = ProgressStyle::with_template("{bar:30} run {pos}/{len}  {elapsed}  {msg}");
         bar.set_style(style.expect("the template is constant and valid"));
         // Slow: drawing takes CPU time from the runs beside it.
         bar.enable_steady_tick(Duration::from_millis(500));

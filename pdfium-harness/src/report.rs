@@ -29,15 +29,15 @@ const RATIOS: usize = 3;
 pub fn text(rows: &[Row]) -> String {
     let mut out = table(rows).to_string();
     let rounds = rows.iter().map(|row| row.costs.len()).max().unwrap_or(0);
-    let runs = if rounds == 1 {
-        "one run".into()
+    if rounds > 0 {
+        let _ = writeln!(
+            out,
+            "\n{rounds} interleaved runs each: median, range below; x = times the `{BASELINE}` run of \
+             the same round; all threads counted."
+        );
     } else {
-        format!("{rounds} interleaved runs, medians over their range")
-    };
-    let _ = writeln!(
-        out,
-        "\n{runs}; x = times the `{BASELINE}` run of the same round; all threads counted."
-    );
+        out.push('\n');
+    }
     for row in rows {
         if let Some(error) = &row.error {
             let _ = writeln!(out, "{}: not measured: {error}", row.name);
