@@ -42,31 +42,34 @@ enum End {
 }
 
 impl Job {
+    /// A job that starts the service and does nothing.
+    pub fn empty(service: ServiceChoice) -> Self {
+        Self { service, usage: Use::Recycled, touch: Touch::One, iterations: 0, verify: false }
+    }
+
     /// Runs the job in a process of its own and waits for it.
     pub fn run(&self) -> Result<Outcome, Failure> {
         let mut child = self
             .command()?
             .spawn()
             .map_err(|error| Failure::new(format!("cannot start a measurement: {error}")))?;
-        let mut text = String::new();
-        if let Some(output) = child.stdout.as_mut() {
-            output
-                .read_to_string(&mut text)
-                .map_err(|error| Failure::new(format!("cannot read a measurement: {error}")))?;
-        }
+        // One after the other will do: what a measurement writes fits into a pipe.
+        let output = text_of(child.stdout.take())?;
+        let complaint = text_of(child.stderr.take())?;
         let (end, cpu_ns) = wait(&child)?;
+        let complaint = complaint.lines().last().unwrap_or("no message");
+        let complaint = complaint.strip_prefix("refpage: ").unwrap_or(complaint);
         match end {
             End::Code(0) => {}
-            // The child has said why, on the stderr that it shares with this process.
-            End::Code(_) => return Err(Failure::new(format!("the demonstration stopped: {self}"))),
+            End::Code(_) => return Err(Failure::new(format!("{self}: {complaint}"))),
             End::Signal(signal) => {
                 return Err(Failure::new(format!(
-                    "the demonstration stopped: {self}: killed by signal {signal}"
+                    "{self}: killed by signal {signal}: {complaint}"
                 )));
             }
         }
-        let measurement = Measurement::from_text(&text)
-            .ok_or_else(|| Failure::new(format!("no report: {self}")))?;
+        let measurement = Measurement::from_text(&output)
+            .ok_or_else(|| Failure::new(format!("{self}: no report")))?;
         Ok(Outcome { measurement, cpu_ns })
     }
 
@@ -84,6 +87,8 @@ impl Job {
             command.arg("--verify");
         }
         command.env(VARIABLE, options).stdin(Stdio::null()).stdout(Stdio::piped());
+        // Each of fifty processes would repeat that the service is a lesser one; the table says it once.
+        command.stderr(Stdio::piped());
         Ok(command)
     }
 }
@@ -103,6 +108,16 @@ impl std::fmt::Display for Job {
 /// The name of a choice as its flag takes it.
 pub fn name_of(choice: impl ValueEnum) -> String {
     choice.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
+/// All that comes out of a pipe.
+fn text_of(pipe: Option<impl Read>) -> Result<String, Failure> {
+    let mut bytes = Vec::new();
+    if let Some(mut pipe) = pipe {
+        pipe.read_to_end(&mut bytes)
+            .map_err(|error| Failure::new(format!("cannot read a measurement: {error}")))?;
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Waits for the child; `std` would drop the resource usage.

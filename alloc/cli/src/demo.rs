@@ -10,6 +10,7 @@
 
 use crate::child::Job;
 use crate::failure::{Failure, print};
+use crate::machine::Service;
 use crate::measure::{SIZE, Touch, Use};
 use crate::report::{self, Cell, Start};
 use clap::ValueEnum;
@@ -38,13 +39,12 @@ pub fn demonstrate() -> Result<(), Failure> {
     }
     let mut cells: Vec<Cell> = plan.cells().map(|(usage, touch)| Cell::new(usage, touch)).collect();
     let mut starts: [Start; SERVICES.len()] = Default::default();
-    let mut service = String::new();
+    let mut service = Service::default();
     let mut rounds = 0;
     while rounds < *ROUNDS.end() {
         let round_begin = Instant::now();
         for at in order(rounds) {
-            let job = Job { iterations: 0, ..plan.job(SERVICES[at], Use::Recycled, Touch::One) };
-            let outcome = step(&progress, &job, "starting")?;
+            let outcome = step(&progress, &Job::empty(SERVICES[at]), "starting")?;
             starts[at].add(&outcome);
             if SERVICES[at] == ServiceChoice::Auto {
                 service = outcome.measurement.service;

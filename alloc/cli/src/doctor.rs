@@ -1,6 +1,7 @@
 //! `refpage doctor`: what this machine allows, the service that comes of it, and how to get a better
 //! one.
 
+use crate::child::Job;
 use crate::failure::{Failure, print};
 use crate::flags::VARIABLE;
 use crate::machine::{DEVICE, Limit, Machine};
@@ -20,7 +21,8 @@ pub struct Arguments {
 
 /// Examines the machine and prints what was found.
 pub fn examine(arguments: &Arguments) -> Result<(), Failure> {
-    let machine = Machine::examine();
+    // In a process of its own: a service is taken at a process's start.
+    let machine = Machine::examine(Job::empty(requested()).run()?.measurement.service);
     let advice = advice(&machine, requested());
     if arguments.json {
         return print(&format!("{:#}\n", as_json(&machine, &advice)));
@@ -149,7 +151,7 @@ fn as_text(machine: &Machine, advice: &[Advice]) -> String {
             rows.push(("  can", format!("{name}: {}", if present { "yes" } else { "no" })));
         }
     }
-    rows.push(("service", format!("{} ({})", machine.service, machine.reason)));
+    rows.push(("service", machine.service.to_string()));
     let mut text = String::new();
     for (name, value) in rows {
         let _ = writeln!(text, "{name:<28} {value}");
@@ -194,8 +196,8 @@ fn as_json(machine: &Machine, advice: &[Advice]) -> Value {
         "device": { "path": DEVICE, "exists": machine.device_exists, "error": machine.device.as_ref().err() },
         "ways": ways.collect::<Value>(),
         "features": features,
-        "service": machine.service,
-        "reason": machine.reason,
+        "service": machine.service.name,
+        "reason": machine.service.reason,
         "advice": advice.collect::<Value>(),
     })
 }
@@ -216,11 +218,13 @@ fn limit(limit: Limit) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::Service;
     use refpage::sys::uffd::{Features, Way};
 
     /// A machine on which everything works.
     fn machine() -> Machine {
-        let mut machine = Machine::examine();
+        let mut machine =
+            Machine::examine(Service { name: "memset".into(), reason: "why not".into() });
         machine.overcommit = Some(0);
         machine.address_space = None;
         machine.ways = vec![(Way::Device, Ok(Features(u64::MAX)))];
@@ -282,7 +286,7 @@ mod tests {
     #[test]
     fn both_forms_name_the_service() {
         let machine = machine();
-        assert!(as_text(&machine, &[]).contains(machine.service));
-        assert_eq!(as_json(&machine, &[])["service"], machine.service);
+        assert!(as_text(&machine, &[]).contains(&machine.service.to_string()));
+        assert_eq!(as_json(&machine, &[])["service"], machine.service.name);
     }
 }

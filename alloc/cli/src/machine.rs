@@ -4,6 +4,7 @@
 use refpage::sys::uffd::{Features, Uffd, Way};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
+use std::fmt;
 use std::fs::File;
 use std::path::Path;
 
@@ -14,6 +15,32 @@ pub const DEVICE: &str = "/dev/userfaultfd";
 
 /// A limit of this process in bytes: `None` where there is none.
 pub type Limit = Option<u64>;
+
+/// A service, and why it was taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// Why it is not a better one.
+    pub reason: String,
+}
+
+impl Service {
+    /// The one that this process's own heap runs on.
+    pub fn of_this_process() -> Self {
+        let reason = refpage_alloc::service_reason(|reason| reason.to_string());
+        Self { name: refpage_alloc::service_name().to_owned(), reason }
+    }
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name.as_str() {
+            "lazy" => f.write_str("lazy, the best there is"),
+            lesser => write!(f, "{lesser}: {}", self.reason),
+        }
+    }
+}
 
 /// The machine as this process sees it.
 #[derive(Debug)]
@@ -46,22 +73,19 @@ pub struct Machine {
     pub device_exists: bool,
     /// Each way to a userfaultfd that sees faults in system calls, and what it answers.
     pub ways: Vec<(Way, Result<Features, Errno>)>,
-    /// The service of this process.
-    pub service: &'static str,
-    /// Why it is that one.
-    pub reason: String,
+    /// The service that a program of this user gets.
+    pub service: Service,
 }
 
 impl Machine {
     /// Looks at everything. Descriptors that it opens are closed again.
-    pub fn examine() -> Self {
+    pub fn examine(service: Service) -> Self {
         let name = rustix::system::uname();
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let field =
             |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
         let capabilities = field("CapEff:").and_then(|text| u64::from_str_radix(text, 16).ok());
         let device = File::options().read(true).write(true).open(DEVICE);
-        let (service, reason) = service();
         Self {
             kernel: name.release().to_string_lossy().into_owned(),
             architecture: name.machine().to_string_lossy().into_owned(),
@@ -81,7 +105,6 @@ impl Machine {
                 .map(|way| (way, Uffd::open(way).map(|uffd| uffd.features())))
                 .collect(),
             service,
-            reason,
         }
     }
 
@@ -89,17 +112,6 @@ impl Machine {
     pub fn features(&self) -> Option<Features> {
         self.ways.iter().find_map(|(_, answer)| answer.ok())
     }
-}
-
-/// The service that this process's own heap runs on, and why.
-fn service() -> (&'static str, String) {
-    (refpage_alloc::service_name(), refpage_alloc::service_reason(|reason| reason.to_string()))
-}
-
-/// The service that this process's own heap runs on, and why, as one line.
-pub fn service_note() -> String {
-    let (service, reason) = service();
-    format!("{service} ({reason})")
 }
 
 /// The word in brackets: "always [madvise] never".

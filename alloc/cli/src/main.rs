@@ -26,11 +26,15 @@ mod run;
 
 use clap::{Parser, Subcommand};
 use failure::Failure;
+use refpage_alloc::RefPage;
+use refpage_alloc::options::{Options, ServiceChoice};
 use std::process::ExitCode;
 
-/// A program cannot test what it does not run on: this one runs on the allocator as well.
+/// The measurements' allocator, which they choose a service of by REFPAGE_OPTIONS. The commands
+/// themselves get by with `memset`: no fault handler beside what is measured, and no complaint about
+/// a lack of privilege from a process that is about to become another program.
 #[global_allocator]
-static ALLOCATOR: refpage_alloc::RefPage = refpage_alloc::RefPage::new();
+static ALLOCATOR: RefPage = RefPage::with_options(Options::new().service(ServiceChoice::Memset));
 
 /// A memory allocator in which every byte that malloc hands out holds a known pattern
 ///

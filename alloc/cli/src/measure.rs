@@ -20,6 +20,7 @@
 
 use crate::failure::{Failure, print};
 use crate::flags::VARIABLE;
+use crate::machine::Service;
 use clap::ValueEnum;
 use refpage_alloc::options::{Options, ServiceChoice};
 use rustix::time::{ClockId, clock_gettime};
@@ -92,15 +93,17 @@ pub struct Measurement {
     pub peak_rss_kib: u64,
     /// How many bytes were compared.
     pub checked_bytes: u64,
-    /// Which service was taken, and why.
-    pub service: String,
+    /// The service that was taken.
+    pub service: Service,
 }
 
 impl Measurement {
     fn to_text(&self) -> String {
         let Self { elapsed_ns, check_cpu_ns, peak_rss_kib, checked_bytes, service } = self;
+        let Service { name, reason } = service;
         format!(
-            "elapsed_ns {elapsed_ns}\ncheck_cpu_ns {check_cpu_ns}\npeak_rss_kib {peak_rss_kib}\nchecked_bytes {checked_bytes}\nservice {service}\n"
+            "elapsed_ns {elapsed_ns}\ncheck_cpu_ns {check_cpu_ns}\npeak_rss_kib {peak_rss_kib}\n\
+             checked_bytes {checked_bytes}\nservice {name}\nreason {reason}\n"
         )
     }
 
@@ -114,7 +117,10 @@ impl Measurement {
             check_cpu_ns: number("check_cpu_ns")?,
             peak_rss_kib: number("peak_rss_kib")?,
             checked_bytes: number("checked_bytes")?,
-            service: field("service")?.to_owned(),
+            service: Service {
+                name: field("service")?.to_owned(),
+                reason: field("reason")?.to_owned(),
+            },
         })
     }
 }
@@ -142,7 +148,7 @@ pub fn measure(arguments: &Arguments) -> Result<(), Failure> {
     }
     drop(warm_up);
     run.report.elapsed_ns = run.elapsed.as_nanos().try_into().unwrap_or(u64::MAX);
-    run.report.service = crate::machine::service_note();
+    run.report.service = Service::of_this_process();
     print(&run.report.to_text())
 }
 
@@ -325,7 +331,7 @@ mod tests {
             check_cpu_ns: 2,
             peak_rss_kib: 3,
             checked_bytes: 4,
-            service: "lazy: why not".into(),
+            service: Service { name: "memset".into(), reason: "why not".into() },
         };
         assert_eq!(Measurement::from_text(&report.to_text()), Some(report));
         assert_eq!(Measurement::from_text("elapsed_ns 1\n"), None);
@@ -336,5 +342,30 @@ mod tests {
         assert_eq!(Touch::One.bytes(4096), 4096);
         assert_eq!(Touch::Half.bytes(4096), SIZE / 2);
         assert_eq!(Touch::All.bytes(65536), SIZE);
+    }
+
+    #[test]
+    fn a_wrong_byte_is_found_touched_or_not() {
+        let mut run = Run {
+            os_page: 4096,
+            pattern: 0xaa,
+            touched: 8192,
+            checked: true,
+            verify: true,
+            report: Measurement::default(),
+            elapsed: Duration::ZERO,
+        };
+        let mut block = Block::new().unwrap();
+        run.touch(&mut block);
+        assert!(run.check(&block, 0, true).is_ok());
+        assert_eq!(run.report.checked_bytes, SIZE as u64);
+        for at in [1, 4096, SIZE - 1] {
+            block.write(at, 0);
+            let line = run.check(&block, 7, true).unwrap_err().line;
+            let expected = if at == 4096 { "0x55" } else { "0xaa" };
+            let part = format!("byte {at} of allocation 7 reads 0x00 instead of {expected}");
+            assert!(line.contains(&part), "{line}");
+            block.write(at, if at == 4096 { 0x55 } else { 0xaa });
+        }
     }
 }

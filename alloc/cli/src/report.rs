@@ -2,6 +2,7 @@
 
 use crate::child::{Outcome, name_of};
 use crate::demo::{Plan, SERVICES};
+use crate::machine::Service;
 use crate::measure::{SIZE, Touch, Use};
 use comfy_table::{CellAlignment, Table, presets};
 use refpage_alloc::options::ServiceChoice;
@@ -23,13 +24,16 @@ impl Samples {
         }
     }
 
-    /// Largest minus smallest.
+    /// Largest minus smallest; of five values or more, without those two: one disturbance by
+    /// another process is not the spread.
     fn range(&self) -> f64 {
-        let (low, high) = self
-            .0
-            .iter()
-            .fold((f64::MAX, f64::MIN), |(low, high), &value| (low.min(value), high.max(value)));
-        (high - low).max(0.0)
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let outliers = usize::from(sorted.len() >= 5);
+        match sorted.get(outliers..sorted.len() - outliers) {
+            Some([low, .., high]) => high - low,
+            _ => 0.0,
+        }
     }
 
     /// The median and half the range in percent of it.
@@ -100,7 +104,7 @@ pub fn text(
     rounds: usize,
     plan: &Plan,
     checked_bytes: u64,
-    service: &str,
+    service: &Service,
 ) -> String {
     let mut text = format!(
         "Allocations of {SIZE} bytes: allocate, write one byte to each touched OS page, free. Medians of {rounds} rounds.\n\
@@ -111,7 +115,7 @@ pub fn text(
     let _ = writeln!(text, "{}\n", table(cells, starts, plan));
     let _ = writeln!(
         text,
-        "Time and CPU in us per allocation, CPU of all threads; ± is half the range. Ratios in × are to off, which"
+        "Time and CPU in us per allocation, CPU of all threads; ± is half their range. Ratios (×) are to off, which"
     );
     let _ = writeln!(
         text,
@@ -131,7 +135,9 @@ pub fn text(
         "Pattern checked under memset and refpage: {:.1} million bytes, all right.",
         checked_bytes as f64 / 1e6
     );
-    let _ = writeln!(text, "Service of refpage here: {service}");
+    let hint =
+        if service.name == "lazy" { "" } else { "; `refpage doctor` says how to get a better one" };
+    let _ = writeln!(text, "Service of refpage here: {service}{hint}");
     text
 }
 
@@ -204,6 +210,8 @@ mod tests {
         assert_eq!(Samples(vec![3.0, 1.0, 2.0]).median(), 2.0);
         assert_eq!(Samples(vec![4.0, 1.0]).median(), 2.5);
         assert_eq!(Samples(vec![4.0, 1.0]).range(), 3.0);
+        assert_eq!(Samples(vec![9.0, 1.0, 2.0, 3.0, 2.5]).range(), 1.0);
+        assert_eq!(Samples(vec![]).range(), 0.0);
         assert!(Samples(vec![]).median().is_nan());
         assert_eq!(Samples(vec![100.0, 110.0, 90.0]).with_spread(), "100 ±10 %");
     }
