@@ -142,7 +142,7 @@ fn as_text(machine: &Machine, advice: &[Advice]) -> String {
     for (way, answer) in &machine.ways {
         let answer = match answer {
             Ok(_) => "works".to_owned(),
-            Err(errno) => std::io::Error::from(*errno).to_string(),
+            Err(errno) => std::io::Error::from_raw_os_error(errno.raw_os_error()).to_string(),
         };
         rows.push(("userfaultfd by", format!("{}: {answer}", way.as_str())));
     }

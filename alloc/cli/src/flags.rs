@@ -52,7 +52,7 @@ impl HeapFlags {
 impl clap::Args for HeapFlags {
     fn augment_args(command: Command) -> Command {
         let flags = TABLE.iter().filter(|spec| spec.name != STATS).map(|spec| {
-            let help = format!("{} [{}; default {}]", spec.help, spec.accepts, spec.default);
+            let help = format!("{}\n[{}; default {}]", spec.help, spec.accepts, spec.default);
             Arg::new(spec.name)
                 .long(spec.name)
                 .value_name(spec.value)

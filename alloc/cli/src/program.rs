@@ -41,8 +41,10 @@ fn gains_privilege(file: &Path, metadata: &Metadata) -> bool {
     let (user, group) = (rustix::process::getuid(), rustix::process::getgid());
     let setuid = metadata.mode() & 0o4000 != 0 && metadata.uid() != user.as_raw();
     let setgid = metadata.mode() & 0o2000 != 0 && metadata.gid() != group.as_raw();
-    let has_capabilities =
-        || rustix::fs::getxattr(file, "security.capability", &mut [0u8; 64][..]).is_ok();
+    let has_capabilities = || {
+        rustix::fs::getxattr(file.as_os_str().as_bytes(), "security.capability", &mut [0u8; 64][..])
+            .is_ok()
+    };
     setuid || setgid || (!user.is_root() && has_capabilities())
 }
 
