@@ -19,9 +19,12 @@ use crate::extents::{BINS, Extents, List, bin_above, bin_of, bin_slots};
 use crate::misuse;
 use crate::page_map::{Kind, PageMap, SLOT};
 
-/// Present bytes that cached runs may hold whatever the program holds; beyond this, a quarter of
-/// what is live.
-const CACHE_FLOOR: usize = 64 << 20;
+/// Bytes that freed memory may hold beyond what the program itself held at its peak: up to that
+/// peak, keeping it for reuse costs no memory that was not needed already.
+const CACHE_FLOOR: usize = 8 << 20;
+
+/// Cached runs that one allocation gives up at most to keep within that.
+const MAKE_ROOM: usize = 4;
 
 /// Runs, and pages, that one round of decay gives back: about a millisecond, for which faults of
 /// other threads may have to wait.
@@ -57,6 +60,8 @@ pub struct Large {
     /// Free slots of the Region, for spans' arenas too.
     pub extents: Mutex<Extents>,
     cached_pages: AtomicUsize,
+    /// Present pages outside the cache, at most so far.
+    peak_pages: AtomicUsize,
     live_bytes: AtomicUsize,
     decay_ms: u64,
     last_purge: AtomicU64,
@@ -82,6 +87,7 @@ impl Large {
             cache: Mutex::new(Cache { bins: [List::EMPTY; BINS], runs: 0 }),
             extents: Mutex::new(Extents::new(map)),
             cached_pages: AtomicUsize::new(0),
+            peak_pages: AtomicUsize::new(0),
             live_bytes: AtomicUsize::new(0),
             decay_ms: u64::from(decay_ms),
             last_purge: AtomicU64::new(0),
@@ -158,6 +164,7 @@ impl Large {
         if limit.is_some_and(|limit| (self.live_bytes() + size) as u64 > limit) {
             return None;
         }
+        self.make_room(memory, self.expected(slots));
         if let Some(head) = self.extents.lock().allocate(memory.map, slots, align) {
             return Some(head);
         }
@@ -170,17 +177,61 @@ impl Large {
         None
     }
 
+    /// Pages that a run of `slots` will have touched when it is freed, by what such runs had.
+    fn expected(&self, slots: usize) -> usize {
+        self.touched.get(bin_of(slots)).map_or(0, |touched| touched.load(Relaxed) as usize)
+    }
+
+    /// Present pages, the pool's among them and `more` to come, beyond what freed memory may
+    /// bring the process to.
+    fn excess(&self, memory: Memory<'_>, more: usize) -> usize {
+        let present = memory.engine.region().present().total();
+        let live = present.saturating_sub(self.cached_pages());
+        let peak = self.peak_pages.fetch_max(live, Relaxed).max(live);
+        let floor = CACHE_FLOOR >> memory.engine.region().page_shift();
+        let allowed = peak.max(live + more) + floor;
+        (present + memory.engine.pool_pages() + more).saturating_sub(allowed)
+    }
+
+    /// Gives up the runs that have been cached longest, as long as `more` pages would be too many.
+    fn make_room(&self, memory: Memory<'_>, more: usize) {
+        for _ in 0..MAKE_ROOM {
+            if self.cached_pages() == 0 || self.excess(memory, more) == 0 {
+                return;
+            }
+            let Some(head) = self.take_oldest(memory) else { return };
+            self.dissolve(memory, head);
+        }
+    }
+
+    fn take_oldest(&self, memory: Memory<'_>) -> Option<usize> {
+        let mut cache = self.cache.lock();
+        let oldest = cache.bins.iter().filter_map(List::oldest);
+        let head = oldest.min_by_key(|&head| memory.map.run(head).freed_at.load(Relaxed))?;
+        self.uncache(&mut cache, memory, head);
+        Some(head)
+    }
+
+    /// Gives a run's pages to the pool or the kernel and its slots to the free extents.
+    fn dissolve(&self, memory: Memory<'_>, head: usize) {
+        let run = memory.map.run(head);
+        memory.engine.release(memory.map.pages(head, run.slots.load(Relaxed) as usize));
+        run.dirty.store(false, Relaxed);
+        self.extents.lock().free(memory.map, head);
+    }
+
     /// Hands out the run at `head`.
     fn open(&self, memory: Memory<'_>, head: usize, size: usize, zeroed: bool) {
         let run = memory.map.run(head);
         let slots = run.slots.load(Relaxed) as usize;
         let pages = memory.map.pages(head, slots);
         let asked = memory.engine.region().pages_of(memory.map.address(head) as usize, size);
-        let hint = self.touched.get(bin_of(slots)).map_or(0, |t| t.load(Relaxed) as usize);
-        run.window.open(pages, if zeroed { asked.count } else { 0 }, hint / 2);
+        let hint = self.expected(slots) / 2;
+        run.window.open(pages, if zeroed { asked.count } else { 0 }, hint);
         run.size.store(size, Relaxed);
         match (memory.engine.service(), zeroed) {
             (Service::Off, zeroed) => {
+                memory.engine.provide(asked);
                 if run.dirty.swap(true, Relaxed) && zeroed {
                     // SAFETY: the run is in this thread's hands and holds `size` bytes.
                     unsafe { memory.map.address(head).write_bytes(0, size) };
@@ -231,8 +282,7 @@ impl Large {
             let old = touched.load(Relaxed) as usize;
             touched.store(((old * 3 + weight) / 4) as u32, Relaxed);
         }
-        let budget = CACHE_FLOOR.max(self.live_bytes() / 4) >> memory.engine.region().page_shift();
-        if self.cached_pages() + weight > budget {
+        if self.excess(memory, 0) > 0 {
             memory.engine.drop_pages(pages);
             run.dirty.store(false, Relaxed);
         } else {
@@ -402,12 +452,8 @@ impl Large {
         let (mut done, mut pages_done) = (0, 0);
         for bin in 0..BINS {
             while let Some(head) = self.take_older(memory, bin, before) {
-                let run = memory.map.run(head);
-                let pages = memory.map.pages(head, run.slots.load(Relaxed) as usize);
-                pages_done += self.weight(memory, pages);
-                memory.engine.release(pages);
-                run.dirty.store(false, Relaxed);
-                self.extents.lock().free(memory.map, head);
+                pages_done += memory.map.run(head).size.load(Relaxed);
+                self.dissolve(memory, head);
                 done += 1;
                 if done == ROUND_RUNS || pages_done >= ROUND_PAGES {
                     return ROUND_RUNS;

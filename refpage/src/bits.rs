@@ -1,6 +1,6 @@
 //! One bit for each page of a range, kept outside the memory it describes.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use rustix::io::Result;
 
@@ -52,6 +52,8 @@ impl Pages {
 pub struct PageBits {
     words: *mut AtomicU64,
     pages: usize,
+    /// How many bits are set.
+    set: AtomicUsize,
 }
 
 // SAFETY: the words are atomics in a mapping that lives as long as the process.
@@ -67,7 +69,13 @@ impl PageBits {
     pub fn reserve(pages: usize) -> Result<Self> {
         let len = (pages.div_ceil(64).max(1) * 8).next_multiple_of(vm::page_size());
         let words = vm::reserve(len, vm::page_size())?.cast();
-        Ok(Self { words, pages })
+        Ok(Self { words, pages, set: AtomicUsize::new(0) })
+    }
+
+    /// How many bits are set in all.
+    #[inline]
+    pub fn total(&self) -> usize {
+        self.set.load(Ordering::Relaxed)
     }
 
     /// Every page the bitmap has.
@@ -85,7 +93,8 @@ impl PageBits {
     pub fn set(&self, pages: Pages) {
         self.for_words(pages, |word, mask| {
             if word.load(Ordering::Relaxed) & mask != mask {
-                word.fetch_or(mask, Ordering::AcqRel);
+                let old = word.fetch_or(mask, Ordering::AcqRel);
+                self.set.fetch_add((mask & !old).count_ones() as usize, Ordering::Relaxed);
             }
         });
     }
@@ -94,7 +103,8 @@ impl PageBits {
     pub fn clear(&self, pages: Pages) {
         self.for_words(pages, |word, mask| {
             if word.load(Ordering::Relaxed) & mask != 0 {
-                word.fetch_and(!mask, Ordering::AcqRel);
+                let old = word.fetch_and(!mask, Ordering::AcqRel);
+                self.set.fetch_sub((mask & old).count_ones() as usize, Ordering::Relaxed);
             }
         });
     }

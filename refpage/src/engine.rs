@@ -265,8 +265,11 @@ impl Engine {
     /// Readies pages for being handed out: with `memset`, the missing ones are filled; with
     /// `lazy`, they stay missing until they are touched.
     pub fn provide(&self, pages: Pages) {
-        if self.service() == Service::Memset {
-            self.prefill(pages);
+        match self.service() {
+            Service::Lazy => {}
+            Service::Memset => self.prefill(pages),
+            // Not known, and taken for granted: what is counted is to be comparable.
+            Service::Off => self.region.present().set(pages),
         }
     }
 

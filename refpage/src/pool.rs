@@ -168,7 +168,7 @@ impl Pool {
 
     /// Filled single pages.
     pub fn filled(&self) -> usize {
-        self.filled.count(self.filled.all())
+        self.filled.total()
     }
 
     /// Gives every filled page and huge block back to the kernel; the number of pages.

@@ -3,6 +3,7 @@
 //! - **Standard symbols**: what glibc and POSIX call malloc and its family. They behave as glibc's do, to the
 //!   return value and the errno, except that what a block holds is known: the pattern, or zero from calloc.
 //! - **Accounting symbols**: `mallinfo2`, `malloc_info`, `malloc_stats`, `malloc_trim`, `malloc_usable_size`.
+//! - **`mlockall`**, so that a program which locks its memory locks what it uses of it.
 //! - **`refpage_*` symbols**: what only refpage can answer; declared in `include/refpage.h`.
 //!
 //! ```text
@@ -22,4 +23,5 @@
 
 mod c_info;
 mod c_malloc;
+mod c_mlock;
 mod c_refpage;

@@ -189,6 +189,7 @@ fn exactly_the_intended_symbols_are_exported() {
         "malloc_trim",
         "malloc_usable_size",
         "memalign",
+        "mlockall",
         "posix_memalign",
         "pvalloc",
         "realloc",

@@ -1,0 +1,16 @@
+//! `mlockall`: the one symbol here that is not malloc's.
+//!
+//! It would populate the whole Region, a tebibyte of it, where a program means the memory that it
+//! uses. With `MCL_ONFAULT` (Linux 4.4) every page is locked when it is first there.
+
+use core::ffi::{c_int, c_long};
+
+/// `mlockall(2)` with `MCL_ONFAULT`.
+#[unsafe(no_mangle)]
+pub extern "C" fn mlockall(flags: c_int) -> c_int {
+    // The kernel is to see flags that were wrong without ours.
+    let on_fault = if flags & !libc::MCL_ONFAULT == 0 { 0 } else { libc::MCL_ONFAULT };
+    let flags = c_long::from(flags | on_fault);
+    // SAFETY: the call takes flags only; libc's wrapper sets errno as the program expects.
+    unsafe { libc::syscall(libc::SYS_mlockall, flags) as c_int }
+}
