@@ -2,10 +2,13 @@
 //!
 //! talc keeps its links inside free memory and a tag word behind each allocation. Spans are whole
 //! slots less that word, at slot borders, so talc's words lie at slot borders only: that is where
-//! a new span gets its content restored. Everything between was never written, or was refilled
-//! block by block when it was freed.
+//! a new span gets its content restored. Everything between was never written.
+//!
+//! Spans do not come back: an empty one gives up its pages and waits for the next of its length
+//! in the [run cache](crate::cache). There are four lengths.
 
 use core::alloc::Layout;
+use core::sync::atomic::Ordering;
 
 use refpage::sys::lock::Mutex;
 use refpage::{Pages, Service};
@@ -13,8 +16,8 @@ use talc::DefaultBinning;
 use talc::base::Talc;
 use talc::source::Manual;
 
+use crate::cache::Memory;
 use crate::classes::ARENA_WORD;
-use crate::large::{Large, Memory};
 use crate::page_map::{Kind, SLOT};
 
 /// Slots of one arena: 64 MiB of addresses, untouched until spans are carved from them.
@@ -42,13 +45,13 @@ impl Arenas {
 
     /// A span of `slots` slots that holds the content wherever it is present, but for its last
     /// [`ARENA_WORD`] bytes, which are talc's: its first slot.
-    pub fn allocate(&self, memory: Memory<'_>, large: &Large, slots: usize) -> Option<usize> {
+    pub fn allocate(&self, memory: Memory<'_>, slots: usize) -> Option<usize> {
         let layout = layout(slots)?;
         let mut talc = self.talc.lock();
         // SAFETY: the layout's size is not zero.
         let mut found = unsafe { talc.try_allocate(layout) };
         if found.is_none() {
-            self.claim(&mut talc, memory, large, slots)?;
+            claim(&mut talc, memory, slots)?;
             // SAFETY: as above.
             found = unsafe { talc.try_allocate(layout) };
         }
@@ -58,43 +61,6 @@ impl Arenas {
         memory.map.assign(head, slots);
         ready_next_border(memory, head + slots + 1);
         Some(head)
-    }
-
-    fn claim(
-        &self,
-        talc: &mut Talc<Manual, DefaultBinning>,
-        memory: Memory<'_>,
-        large: &Large,
-        slots: usize,
-    ) -> Option<()> {
-        // A slot for talc's own words before the first border, and one for the word at the end.
-        let least = slots + 2;
-        let wanted = ARENA_SLOTS.min(memory.map.slots() / 8).max(least);
-        let mut extents = large.extents.lock();
-        let head = extents
-            .allocate(memory.map, wanted, 1)
-            .or_else(|| extents.allocate(memory.map, least, 1))?;
-        drop(extents);
-        let run = memory.map.run(head);
-        let slots = run.slots.load(core::sync::atomic::Ordering::Relaxed) as usize;
-        run.window.open(memory.map.pages(head, slots), 0, 1);
-        run.set_kind(Kind::Arena);
-        let start = memory.map.address(head);
-        // The first arena also holds talc's table of bins, which fits in a slot; for the later
-        // ones the first gap begins at the second slot exactly.
-        let skip = if talc.is_metadata_established() { SLOT - TAG_ROOM } else { 0 };
-        // SAFETY: the run is fresh, in nobody else's hands, and stays an arena for ever.
-        unsafe { talc.claim(start.add(skip), slots * SLOT - skip) }.map(|_| ())
-    }
-
-    /// Takes a span back. Its pages hold the content wherever they are present.
-    ///
-    /// # Safety
-    /// `allocate` gave the span with this size, and nobody uses it any more.
-    pub unsafe fn deallocate(&self, memory: Memory<'_>, head: usize, slots: usize) {
-        let Some(layout) = layout(slots) else { return };
-        // SAFETY: the caller's promise.
-        unsafe { self.talc.lock().deallocate(memory.map.address(head), layout) };
     }
 
     /// Locks the arenas for the time of a fork.
@@ -110,6 +76,28 @@ impl Arenas {
         // SAFETY: the caller's promise.
         unsafe { self.talc.release() }
     }
+}
+
+/// Gives talc one more arena, with room for a span of `slots`.
+fn claim(talc: &mut Talc<Manual, DefaultBinning>, memory: Memory<'_>, slots: usize) -> Option<()> {
+    // A slot for talc's own words before the first border, and one for the word at the end.
+    let least = slots + 2;
+    let wanted = ARENA_SLOTS.min(memory.map.slots() / 8).max(least);
+    let mut extents = memory.cache.extents.lock();
+    let head = extents
+        .allocate(memory.map, wanted, 1)
+        .or_else(|| extents.allocate(memory.map, least, 1))?;
+    drop(extents);
+    let run = memory.map.run(head);
+    let slots = run.slots.load(Ordering::Relaxed) as usize;
+    run.window.open(memory.map.pages(head, slots), 0, 1);
+    run.set_kind(Kind::Arena);
+    let start = memory.map.address(head);
+    // The first arena also holds talc's table of bins, which fits in a slot; for the later
+    // ones the first gap begins at the second slot exactly.
+    let skip = if talc.is_metadata_established() { SLOT - TAG_ROOM } else { 0 };
+    // SAFETY: the run is fresh, in nobody else's hands, and stays an arena for ever.
+    unsafe { talc.claim(start.add(skip), slots * SLOT - skip) }.map(|_| ())
 }
 
 /// The next span's tag and the header of the gap behind it will most likely be written around

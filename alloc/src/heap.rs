@@ -14,8 +14,9 @@ use refpage::sys::lock::Mutex;
 use refpage::sys::vm::{ForkFlag, KeepErrno};
 use refpage::{Engine, RunWindow, Runs};
 
+use crate::cache::{Memory, RunCache};
 use crate::classes::{self, COUNT, GRANULE};
-use crate::large::{Large, Memory};
+use crate::large::Large;
 use crate::misuse;
 use crate::options::Options;
 use crate::page_map::{Kind, PageMap};
@@ -37,6 +38,7 @@ const ENDED: usize = 1;
 pub(crate) struct Heap {
     pub(crate) engine: Engine,
     pub(crate) map: PageMap,
+    pub(crate) cache: RunCache,
     pub(crate) large: Large,
     pub(crate) spans: Spans,
     pub(crate) caches: CachePool,
@@ -50,11 +52,11 @@ pub(crate) struct Heap {
 impl Heap {
     #[inline]
     pub(crate) fn memory(&self) -> Memory<'_> {
-        Memory { engine: &self.engine, map: &self.map }
+        Memory { engine: &self.engine, map: &self.map, cache: &self.cache }
     }
 
     fn refill(&self, cache: &mut ThreadCache, class: usize) {
-        cache.refill(class, |out| self.spans.take(self.memory(), &self.large, class, out));
+        cache.refill(class, |out| self.spans.take(self.memory(), class, out));
     }
 
     fn flush(&self, cache: &mut ThreadCache, class: usize, all: bool) {
@@ -88,7 +90,7 @@ impl Runs for Process {
 
     fn purge(&self, now_ms: u64) -> Option<u64> {
         let heap = start::heap();
-        heap.large.purge(heap.memory(), now_ms)
+        heap.cache.purge(heap.memory(), now_ms)
     }
 }
 
@@ -256,13 +258,13 @@ pub fn trim(pad: usize) -> bool {
         }
     }
     let mut any = false;
-    while heap.large.cached_pages() << heap.engine.region().page_shift() > pad {
-        if heap.large.purge_round(heap.memory(), u64::MAX) == 0 {
+    while heap.cache.pages() << heap.engine.region().page_shift() > pad {
+        if heap.cache.purge_round(heap.memory(), u64::MAX) == 0 {
             break;
         }
         any = true;
     }
-    heap.engine.drain_pool() > 0 || any
+    heap.engine.drain_pool(usize::MAX) > 0 || any
 }
 
 /// What the heap has done and holds; all zeros before the first allocation.

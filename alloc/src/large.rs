@@ -9,27 +9,15 @@
 //!
 //! Sizes are rounded to four steps a doubling, in addresses only: what nobody touches is missing.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
-use refpage::sys::lock::Mutex;
 use refpage::sys::vm;
-use refpage::{Count, Engine, Pages, Service};
+use refpage::{Count, Pages, Service};
 
-use crate::extents::{BINS, Extents, List, bin_above, bin_of, bin_slots};
+use crate::cache::Memory;
+use crate::extents::{BINS, bin_above, bin_of, bin_slots};
 use crate::misuse;
-use crate::page_map::{Kind, PageMap, SLOT};
-
-/// Bytes that freed memory may hold beyond what the program itself held at its peak: up to that
-/// peak, keeping it for reuse costs no memory that was not needed already.
-const CACHE_FLOOR: usize = 8 << 20;
-
-/// Cached runs that one allocation gives up at most to keep within that.
-const MAKE_ROOM: usize = 4;
-
-/// Runs, and pages, that one round of decay gives back: about a millisecond, for which faults of
-/// other threads may have to wait.
-const ROUND_RUNS: usize = 32;
-const ROUND_PAGES: usize = 4096;
+use crate::page_map::{Kind, SLOT};
 
 /// Pages from which a realloc that has to go elsewhere asks for a run without pages, so that its
 /// own can be moved there.
@@ -46,51 +34,21 @@ pub struct LargeCounters {
     pub freed: Count,
 }
 
-/// Cached runs, by bin.
-#[derive(Debug)]
-struct Cache {
-    bins: [List; BINS],
-    runs: usize,
-}
-
 /// Large allocations of one heap.
 #[derive(Debug)]
 pub struct Large {
-    cache: Mutex<Cache>,
-    /// Free slots of the Region, for spans' arenas too.
-    pub extents: Mutex<Extents>,
-    cached_pages: AtomicUsize,
-    /// Present pages outside the cache, at most so far.
-    peak_pages: AtomicUsize,
     live_bytes: AtomicUsize,
-    decay_ms: u64,
-    last_purge: AtomicU64,
     /// For each bin: pages that such runs had touched when they were freed, a moving average.
     touched: [AtomicU32; BINS],
     /// What was done so far.
     pub counters: LargeCounters,
 }
 
-/// What a large allocation needs of the heap it is in.
-#[derive(Clone, Copy, Debug)]
-pub struct Memory<'a> {
-    /// Content and pages.
-    pub engine: &'a Engine,
-    /// Address to run.
-    pub map: &'a PageMap,
-}
-
 impl Large {
-    /// No allocations yet; all of the map's slots are free.
-    pub fn new(map: &PageMap, decay_ms: u32) -> Self {
+    /// No allocations yet.
+    pub const fn new() -> Self {
         Self {
-            cache: Mutex::new(Cache { bins: [List::EMPTY; BINS], runs: 0 }),
-            extents: Mutex::new(Extents::new(map)),
-            cached_pages: AtomicUsize::new(0),
-            peak_pages: AtomicUsize::new(0),
             live_bytes: AtomicUsize::new(0),
-            decay_ms: u64::from(decay_ms),
-            last_purge: AtomicU64::new(0),
             touched: [const { AtomicU32::new(0) }; BINS],
             counters: LargeCounters {
                 allocated: Count::new(),
@@ -105,16 +63,11 @@ impl Large {
         self.live_bytes.load(Relaxed)
     }
 
-    /// Present pages of cached runs.
-    pub fn cached_pages(&self) -> usize {
-        self.cached_pages.load(Relaxed)
-    }
-
     /// `size` bytes at a multiple of `align`: the content, or zeros. Null when there is no room.
     pub fn allocate(&self, memory: Memory<'_>, size: usize, align: usize, zeroed: bool) -> *mut u8 {
         let Some(slots) = slots_for(size) else { return core::ptr::null_mut() };
         let align = align.div_ceil(SLOT);
-        let cached = if align == 1 { self.take_cached(memory, slots) } else { None };
+        let cached = if align == 1 { memory.cache.take_large(memory, slots) } else { None };
         let head = match cached {
             Some(head) => {
                 self.counters.recycled.add(1);
@@ -129,29 +82,6 @@ impl Large {
         memory.map.address(head)
     }
 
-    fn take_cached(&self, memory: Memory<'_>, slots: usize) -> Option<usize> {
-        let bin = bin_of(slots);
-        let mut cache = self.cache.lock();
-        let head = cache.bins.get(bin)?.newest()?;
-        self.uncache(&mut cache, memory, head);
-        Some(head)
-    }
-
-    /// Takes a run off its list; the caller holds the cache's lock.
-    fn uncache(&self, cache: &mut Cache, memory: Memory<'_>, head: usize) {
-        let run = memory.map.run(head);
-        let slots = run.slots.load(Relaxed) as usize;
-        cache.bins[bin_of(slots)].remove(memory.map, head);
-        cache.runs -= 1;
-        run.set_kind(Kind::Moving);
-        self.cached_pages.fetch_sub(run.size.load(Relaxed), Relaxed);
-    }
-
-    /// What the cache's budget counts for a run.
-    fn weight(&self, memory: Memory<'_>, pages: Pages) -> usize {
-        memory.engine.region().present().count(pages)
-    }
-
     fn take_fresh(
         &self,
         memory: Memory<'_>,
@@ -164,60 +94,13 @@ impl Large {
         if limit.is_some_and(|limit| (self.live_bytes() + size) as u64 > limit) {
             return None;
         }
-        self.make_room(memory, self.expected(slots));
-        if let Some(head) = self.extents.lock().allocate(memory.map, slots, align) {
-            return Some(head);
-        }
-        // Cached runs of other sizes may be in the way.
-        while self.purge_round(memory, u64::MAX) > 0 {
-            if let Some(head) = self.extents.lock().allocate(memory.map, slots, align) {
-                return Some(head);
-            }
-        }
-        None
+        memory.cache.make_room(memory, self.expected(slots));
+        memory.cache.take_fresh(memory, slots, align)
     }
 
     /// Pages that a run of `slots` will have touched when it is freed, by what such runs had.
     fn expected(&self, slots: usize) -> usize {
         self.touched.get(bin_of(slots)).map_or(0, |touched| touched.load(Relaxed) as usize)
-    }
-
-    /// Present pages, the pool's among them and `more` to come, beyond what freed memory may
-    /// bring the process to.
-    fn excess(&self, memory: Memory<'_>, more: usize) -> usize {
-        let present = memory.engine.region().present().total();
-        let live = present.saturating_sub(self.cached_pages());
-        let peak = self.peak_pages.fetch_max(live, Relaxed).max(live);
-        let floor = CACHE_FLOOR >> memory.engine.region().page_shift();
-        let allowed = peak.max(live + more) + floor;
-        (present + memory.engine.pool_pages() + more).saturating_sub(allowed)
-    }
-
-    /// Gives up the runs that have been cached longest, as long as `more` pages would be too many.
-    fn make_room(&self, memory: Memory<'_>, more: usize) {
-        for _ in 0..MAKE_ROOM {
-            if self.cached_pages() == 0 || self.excess(memory, more) == 0 {
-                return;
-            }
-            let Some(head) = self.take_oldest(memory) else { return };
-            self.dissolve(memory, head);
-        }
-    }
-
-    fn take_oldest(&self, memory: Memory<'_>) -> Option<usize> {
-        let mut cache = self.cache.lock();
-        let oldest = cache.bins.iter().filter_map(List::oldest);
-        let head = oldest.min_by_key(|&head| memory.map.run(head).freed_at.load(Relaxed))?;
-        self.uncache(&mut cache, memory, head);
-        Some(head)
-    }
-
-    /// Gives a run's pages to the pool or the kernel and its slots to the free extents.
-    fn dissolve(&self, memory: Memory<'_>, head: usize) {
-        let run = memory.map.run(head);
-        memory.engine.release(memory.map.pages(head, run.slots.load(Relaxed) as usize));
-        run.dirty.store(false, Relaxed);
-        self.extents.lock().free(memory.map, head);
     }
 
     /// Hands out the run at `head`.
@@ -250,7 +133,7 @@ impl Large {
         let head = self.claim(memory, address);
         self.retire(memory, head);
         if memory.engine.service() != Service::Lazy {
-            self.purge_if_due(memory);
+            memory.cache.purge_if_due(memory);
         }
     }
 
@@ -277,25 +160,13 @@ impl Large {
         self.learn_zeroed(memory, head);
         self.live_bytes.fetch_sub(run.size.load(Relaxed), Relaxed);
         self.counters.freed.add(1);
-        let weight = self.weight(memory, pages);
+        let present = memory.engine.region().present().count(pages);
         if let Some(touched) = self.touched.get(bin_of(slots)) {
             let old = touched.load(Relaxed) as usize;
-            touched.store(((old * 3 + weight) / 4) as u32, Relaxed);
+            touched.store(((old * 3 + present) / 4) as u32, Relaxed);
         }
-        if self.excess(memory, 0) > 0 {
-            memory.engine.drop_pages(pages);
-            run.dirty.store(false, Relaxed);
-        } else {
-            memory.engine.refill(pages);
-        }
-        let kept = self.weight(memory, pages);
-        run.size.store(kept, Relaxed);
-        run.freed_at.store(vm::now_ms(), Relaxed);
-        let mut cache = self.cache.lock();
-        run.set_kind(Kind::Cached);
-        cache.bins[bin_of(slots)].push(memory.map, head);
-        cache.runs += 1;
-        self.cached_pages.fetch_add(kept, Relaxed);
+        memory.engine.refill(pages);
+        memory.cache.keep(memory, head, Kind::Cached);
     }
 
     /// Under `memset`, the kernel itself populated what is zero: finds out which pages.
@@ -329,7 +200,7 @@ impl Large {
         let run = memory.map.run(head);
         let (old_slots, old_size) = (run.slots.load(Relaxed) as usize, run.size.load(Relaxed));
         let stays = slots <= old_slots && slots >= old_slots / 2
-            || slots > old_slots && self.extents.lock().grow(memory.map, head, slots);
+            || slots > old_slots && memory.cache.extents.lock().grow(memory.map, head, slots);
         if stays {
             run.window.resize(memory.map.pages(head, run.slots.load(Relaxed) as usize).count);
             self.resize(memory, head, old_size, size);
@@ -394,8 +265,9 @@ impl Large {
         let src = region.pages_of(from as usize, old_size);
         self.learn_zeroed(memory, head);
         let present = region.present().count(src);
-        let cached = (off || present < MOVE_FROM).then(|| self.take_cached(memory, slots));
-        let (to, recycled) = match cached.flatten() {
+        let cached =
+            if off || present < MOVE_FROM { memory.cache.take_large(memory, slots) } else { None };
+        let (to, recycled) = match cached {
             Some(to) => (to, true),
             None => (self.take_fresh(memory, slots, 1, size)?, false),
         };
@@ -423,72 +295,6 @@ impl Large {
         self.resize(memory, to, old_size, size);
         run.set_kind(Kind::Large);
         Some(start)
-    }
-
-    /// A round of decay at `now_ms`: milliseconds until the next is worth making, or none if
-    /// nothing is cached.
-    pub fn purge(&self, memory: Memory<'_>, now_ms: u64) -> Option<u64> {
-        let before = now_ms.saturating_sub(self.decay_ms);
-        if self.purge_round(memory, before) == ROUND_RUNS {
-            return Some(0);
-        }
-        let runs = self.cache.lock().runs;
-        (runs > 0).then_some((self.decay_ms / 4).max(10))
-    }
-
-    fn purge_if_due(&self, memory: Memory<'_>) {
-        let now = vm::now_ms();
-        let last = self.last_purge.load(Relaxed);
-        if now.saturating_sub(last) > self.decay_ms / 4
-            && self.last_purge.compare_exchange(last, now, Relaxed, Relaxed).is_ok()
-        {
-            self.purge(memory, now);
-        }
-    }
-
-    /// Gives back cached runs that were freed before `before`, the oldest of each bin first: how
-    /// many, [`ROUND_RUNS`] if there may be more.
-    pub fn purge_round(&self, memory: Memory<'_>, before: u64) -> usize {
-        let (mut done, mut pages_done) = (0, 0);
-        for bin in 0..BINS {
-            while let Some(head) = self.take_older(memory, bin, before) {
-                pages_done += memory.map.run(head).size.load(Relaxed);
-                self.dissolve(memory, head);
-                done += 1;
-                if done == ROUND_RUNS || pages_done >= ROUND_PAGES {
-                    return ROUND_RUNS;
-                }
-            }
-        }
-        done
-    }
-
-    fn take_older(&self, memory: Memory<'_>, bin: usize, before: u64) -> Option<usize> {
-        let mut cache = self.cache.lock();
-        let head = cache.bins.get(bin)?.oldest()?;
-        if memory.map.run(head).freed_at.load(Relaxed) > before {
-            return None;
-        }
-        self.uncache(&mut cache, memory, head);
-        Some(head)
-    }
-
-    /// Locks everything for the time of a fork.
-    pub fn acquire(&self) {
-        self.cache.acquire();
-        self.extents.acquire();
-    }
-
-    /// Unlocks what [`acquire`](Self::acquire) locked.
-    ///
-    /// # Safety
-    /// As for [`Mutex::release`].
-    pub unsafe fn release(&self) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            self.extents.release();
-            self.cache.release();
-        }
     }
 }
 

@@ -37,6 +37,7 @@
 //! missing**. Whoever frees restores it; whoever allocates finds it.
 
 mod arena;
+mod cache;
 mod classes;
 mod extents;
 mod global;

@@ -14,7 +14,7 @@ pub fn bad_free(map: &PageMap, address: usize) -> ! {
     let run = map.run(head);
     let offset = address.wrapping_sub(map.address(head) as usize);
     match run.kind() {
-        Kind::Span => {
+        Kind::Span | Kind::EmptySpan | Kind::BareSpan => {
             let size = crate::classes::size(usize::from(run.class.load(Relaxed)));
             if offset.is_multiple_of(size) && offset / size < run.opened.load(Relaxed) as usize {
                 die(format_args!("double free of {address:#x}, a block of {size} bytes"));

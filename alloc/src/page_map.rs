@@ -41,6 +41,10 @@ pub enum Kind {
     Arena,
     /// A span of small blocks.
     Span,
+    /// A span without blocks that keeps its pages for reuse.
+    EmptySpan,
+    /// A span without blocks and without pages.
+    BareSpan,
 }
 
 impl Kind {
@@ -52,6 +56,8 @@ impl Kind {
             4 => Kind::Moving,
             5 => Kind::Arena,
             6 => Kind::Span,
+            7 => Kind::EmptySpan,
+            8 => Kind::BareSpan,
             _ => Kind::None,
         }
     }
@@ -84,6 +90,8 @@ pub struct Run {
     pub returned: AtomicU32,
     /// Span: pages from the start that were readied.
     pub readied: AtomicU32,
+    /// Moving: whether it was an empty span, and not a large run, while it was cached.
+    pub was_span: AtomicBool,
     /// Span: whether it is on its class's list.
     pub listed: AtomicBool,
 }

@@ -9,10 +9,9 @@ use refpage::Pages;
 use refpage::sys::lock::Mutex;
 use refpage::sys::report::die;
 
-use crate::arena::Arenas;
+use crate::cache::Memory;
 use crate::classes;
 use crate::extents::List;
-use crate::large::{Large, Memory};
 use crate::page_map::{Kind, Run};
 
 /// Pages that a span readies at once when it opens new blocks: at first few, then more, so that
@@ -31,7 +30,6 @@ struct Class {
 #[derive(Debug)]
 pub struct Spans {
     classes: [Mutex<Class>; classes::COUNT],
-    arenas: Arenas,
     /// Bytes in blocks that are handed out, magazines included.
     out: AtomicUsize,
 }
@@ -41,7 +39,6 @@ impl Spans {
     pub const fn new() -> Self {
         Self {
             classes: [const { Mutex::new(Class { spans: List::EMPTY, count: 0 }) }; classes::COUNT],
-            arenas: Arenas::new(),
             out: AtomicUsize::new(0),
         }
     }
@@ -53,17 +50,11 @@ impl Spans {
 
     /// Fills `out` with blocks of `class`, which hold the content: how many, 0 when memory runs
     /// out.
-    pub fn take(
-        &self,
-        memory: Memory<'_>,
-        large: &Large,
-        class: usize,
-        out: &mut [*mut u8],
-    ) -> usize {
+    pub fn take(&self, memory: Memory<'_>, class: usize, out: &mut [*mut u8]) -> usize {
         let mut list = self.classes[class].lock();
         let head = match list.spans.newest() {
             Some(head) => head,
-            None => match self.open_span(memory, large, class) {
+            None => match open_span(memory, class) {
                 Some(head) => {
                     list.spans.push(memory.map, head);
                     list.count += 1;
@@ -86,21 +77,6 @@ impl Spans {
         taken
     }
 
-    fn open_span(&self, memory: Memory<'_>, large: &Large, class: usize) -> Option<usize> {
-        let slots = classes::span_slots(class);
-        let head = self.arenas.allocate(memory, large, slots)?;
-        let run = memory.map.run(head);
-        run.window.open(memory.map.pages(head, slots), 0, 1);
-        run.slots.store(slots as u32, Relaxed);
-        run.class.store(class as u8, Relaxed);
-        run.opened.store(0, Relaxed);
-        run.returned.store(0, Relaxed);
-        run.readied.store(0, Relaxed);
-        run.listed.store(true, Relaxed);
-        run.set_kind(Kind::Span);
-        Some(head)
-    }
-
     /// Takes blocks of `class` back; they hold the content.
     pub fn give(&self, memory: Memory<'_>, class: usize, blocks: &[*mut u8]) {
         let mut list = self.classes[class].lock();
@@ -119,27 +95,12 @@ impl Spans {
                 list.count += 1;
             }
             if returned == run.opened.load(Relaxed) && list.count > 1 {
-                self.close_span(memory, &mut list, head, class);
+                list.spans.remove(memory.map, head);
+                list.count -= 1;
+                close_span(memory, head, class);
             }
         }
         self.out.fetch_sub(blocks.len() * classes::size(class), Relaxed);
-    }
-
-    /// Gives an empty span's pages and slots back.
-    fn close_span(&self, memory: Memory<'_>, list: &mut Class, head: usize, class: usize) {
-        let run = memory.map.run(head);
-        let slots = classes::span_slots(class);
-        list.spans.remove(memory.map, head);
-        list.count -= 1;
-        run.set_kind(Kind::Arena);
-        for word in memory.map.free_bits(head, words(class)) {
-            word.store(0, Relaxed);
-        }
-        // The last page stays: talc's word is on it.
-        let pages = memory.map.pages(head, slots);
-        memory.engine.release(pages.prefix(pages.count - 1));
-        // SAFETY: the span came from the arenas with this size, and no block of it is out.
-        unsafe { self.arenas.deallocate(memory, head, slots) };
     }
 
     /// Locks everything for the time of a fork.
@@ -147,7 +108,6 @@ impl Spans {
         for class in &self.classes {
             class.acquire();
         }
-        self.arenas.acquire();
     }
 
     /// Unlocks what [`acquire`](Self::acquire) locked.
@@ -157,12 +117,38 @@ impl Spans {
     pub unsafe fn release(&self) {
         // SAFETY: the caller's promise.
         unsafe {
-            self.arenas.release();
             for class in &self.classes {
                 class.release();
             }
         }
     }
+}
+
+/// A span for `class`, with no block out: an empty one that kept its pages, or a new one.
+fn open_span(memory: Memory<'_>, class: usize) -> Option<usize> {
+    let slots = classes::span_slots(class);
+    let head = match memory.cache.take_span(memory, slots) {
+        Some(head) => head,
+        None => memory.cache.arenas.allocate(memory, slots)?,
+    };
+    let run = memory.map.run(head);
+    run.window.open(memory.map.pages(head, slots), 0, 1);
+    run.slots.store(slots as u32, Relaxed);
+    run.class.store(class as u8, Relaxed);
+    run.opened.store(0, Relaxed);
+    run.returned.store(0, Relaxed);
+    run.readied.store(0, Relaxed);
+    run.listed.store(true, Relaxed);
+    run.set_kind(Kind::Span);
+    Some(head)
+}
+
+/// Hands an empty span, on no list any more, to the run cache.
+fn close_span(memory: Memory<'_>, head: usize, class: usize) {
+    for word in memory.map.free_bits(head, words(class)) {
+        word.store(0, Relaxed);
+    }
+    memory.cache.keep(memory, head, Kind::EmptySpan);
 }
 
 fn words(class: usize) -> usize {

@@ -13,6 +13,7 @@ use refpage::{Config, Engine, Region, Service};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
 
+use crate::cache::RunCache;
 use crate::heap::{self, Heap};
 use crate::large::Large;
 use crate::options::{Options, ServiceChoice, StatsChoice};
@@ -135,7 +136,7 @@ fn make_with(len: usize, config: &Config, options: &Options) -> Result<Heap> {
     // once, at the start, under a limit that then refuses less than half of what it had.
     let region = Region::reserve(len, REGION_ALIGN)?;
     let map = PageMap::reserve(&region)?;
-    let large = Large::new(&map, options.decay_ms);
+    let cache = RunCache::new(&map, options.decay_ms);
     // A thread for each slot, within reason.
     let caches = CachePool::reserve((len / SLOT).clamp(64, 16 << 10))?;
     let shared = caches.take().ok_or(Errno::NOMEM)? as usize;
@@ -143,7 +144,8 @@ fn make_with(len: usize, config: &Config, options: &Options) -> Result<Heap> {
     Ok(Heap {
         engine,
         map,
-        large,
+        cache,
+        large: Large::new(),
         spans: Spans::new(),
         caches,
         shared: Mutex::new(shared),
@@ -202,7 +204,7 @@ unsafe extern "C" fn before_fork() {
     let heap = heap();
     heap.shared.acquire();
     heap.spans.acquire();
-    heap.large.acquire();
+    heap.cache.acquire();
     heap.caches.acquire();
     heap.engine.fork_prepare();
 }
@@ -251,7 +253,7 @@ unsafe fn release_locks(heap: &Heap) {
     // SAFETY: the caller's promise.
     unsafe {
         heap.caches.release();
-        heap.large.release();
+        heap.cache.release();
         heap.spans.release();
         heap.shared.release();
     }

@@ -41,7 +41,7 @@ stats! {
     /// Bytes of address space reserved for the Region.
     region_bytes: h => h.engine.region().len();
     /// Bytes of the Region's address space in use.
-    region_used_bytes: h => h.large.extents.lock().used() * crate::page_map::SLOT;
+    region_used_bytes: h => h.cache.extents.lock().used() * crate::page_map::SLOT;
     /// VMAs that the Region is made of, counted in /proc/self/maps; 0 if that cannot be read.
     region_vmas: h => count_vmas(h.engine.region());
     /// Bytes in live allocations, magazines included.
@@ -79,7 +79,7 @@ stats! {
     /// Pages that wait in the pool now.
     pool_pages: h => h.engine.pool_pages();
     /// Pages that freed runs keep for reuse now.
-    cached_pages: h => h.large.cached_pages();
+    cached_pages: h => h.cache.pages();
 }
 
 /// The name of the service in force; the heap is started if need be.

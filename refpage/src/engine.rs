@@ -386,9 +386,9 @@ impl Engine {
         }
     }
 
-    /// Gives the pool's pages back to the kernel: how many.
-    pub fn drain_pool(&self) -> usize {
-        self.movable_pool().map_or(0, Pool::drain)
+    /// Gives up to `count` of the pool's pages back to the kernel: how many it had.
+    pub fn drain_pool(&self, count: usize) -> usize {
+        self.movable_pool().map_or(0, |pool| pool.drain(count))
     }
 
     fn fill_pages(&self, pages: Pages) {

@@ -179,7 +179,7 @@ impl Handler {
                 if let Some(pool) = pool
                     && look >= POOL_IDLE
                 {
-                    pool.drain();
+                    pool.drain(usize::MAX);
                 }
                 (look * 2).min(LAST_LOOK)
             }

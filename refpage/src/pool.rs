@@ -171,10 +171,12 @@ impl Pool {
         self.filled.total()
     }
 
-    /// Gives every filled page and huge block back to the kernel; the number of pages.
-    pub fn drain(&self) -> usize {
+    /// Gives up to `count` filled pages back to the kernel; how many it had.
+    pub fn drain(&self, count: usize) -> usize {
         let mut given = 0;
-        while let Some(pages) = self.take_filled(usize::MAX) {
+        while given < count
+            && let Some(pages) = self.take_filled(count - given)
+        {
             // SAFETY: claimed pages are the caller's alone, and free.
             let _ = unsafe {
                 vm::advise(

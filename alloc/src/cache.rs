@@ -1,0 +1,294 @@
+//! The run cache: freed runs and empty spans that keep their pages for reuse, and how long.
+//!
+//! ```text
+//!   freed run ──▶ cached ──▶ taken again by the next of its size
+//!   empty span      │
+//!                   ├─ decay time over ──────────────┐   pages to the pool, else the kernel;
+//!                   └─ more than the peak, oldest ───┴─▶ a run's slots to the free extents
+//! ```
+//!
+//! Cached pages hold the content. What they may amount to is set by what the program itself has
+//! needed: up to its peak, keeping memory costs none that was not needed already.
+
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use refpage::sys::lock::Mutex;
+use refpage::sys::vm;
+use refpage::{Engine, Pages};
+
+use crate::arena::Arenas;
+use crate::extents::{BINS, Extents, List, bin_of};
+use crate::page_map::{Kind, PageMap};
+
+/// Bytes that freed memory may hold beyond what the program itself held at its peak.
+const FLOOR: usize = 4 << 20;
+
+/// Runs that one allocation or free gives up at most to keep within that.
+const EVICTIONS: usize = 4;
+
+/// Runs, and pages, that one round of decay gives back: about a millisecond, for which faults of
+/// other threads may have to wait.
+const ROUND_RUNS: usize = 32;
+const ROUND_PAGES: usize = 4096;
+
+/// Lists: for each bin one of large runs, then for each length one of spans with pages, then for
+/// each length one of spans without.
+const LISTS: usize = 3 * BINS;
+
+/// Those whose runs have pages to give back.
+const WITH_PAGES: usize = 2 * BINS;
+
+/// Where the pages of a run go that is not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Destination {
+    /// To the pool as far as it has room: they will be wanted again.
+    Pool,
+    /// To the kernel: there are too many.
+    Kernel,
+}
+
+/// What is done with memory is done to these.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory<'a> {
+    /// Content and pages.
+    pub engine: &'a Engine,
+    /// Address to run.
+    pub map: &'a PageMap,
+    /// Free runs.
+    pub cache: &'a RunCache,
+}
+
+impl Memory<'_> {
+    /// The pages of the run at `head`.
+    pub fn pages(&self, head: usize) -> Pages {
+        self.map.pages(head, self.map.run(head).slots.load(Relaxed) as usize)
+    }
+}
+
+/// Runs that wait to be used again, and the free memory behind them.
+#[derive(Debug)]
+pub struct RunCache {
+    lists: Mutex<[List; LISTS]>,
+    /// Free slots of the Region.
+    pub extents: Mutex<Extents>,
+    /// What spans are carved from.
+    pub arenas: Arenas,
+    /// Present pages of cached runs.
+    pages: AtomicUsize,
+    /// Present pages outside the cache and the pool, at most so far.
+    peak: AtomicUsize,
+    decay_ms: u64,
+    last_purge: AtomicU64,
+}
+
+impl RunCache {
+    /// Nothing cached; all of the map's slots are free.
+    pub fn new(map: &PageMap, decay_ms: u32) -> Self {
+        Self {
+            lists: Mutex::new([List::EMPTY; LISTS]),
+            extents: Mutex::new(Extents::new(map)),
+            arenas: Arenas::new(),
+            pages: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
+            decay_ms: u64::from(decay_ms),
+            last_purge: AtomicU64::new(0),
+        }
+    }
+
+    /// Present pages of cached runs.
+    pub fn pages(&self) -> usize {
+        self.pages.load(Relaxed)
+    }
+
+    /// Takes the cached run of `slots` (a bin's size) that was freed last. Its kind is `Moving`.
+    pub fn take_large(&self, memory: Memory<'_>, slots: usize) -> Option<usize> {
+        self.take_newest(memory, bin_of(slots))
+    }
+
+    /// Takes the empty span of `slots` that was emptied last, one with pages if there is one. Its
+    /// kind is `Moving`.
+    pub fn take_span(&self, memory: Memory<'_>, slots: usize) -> Option<usize> {
+        let bin = bin_of(slots);
+        self.take_newest(memory, BINS + bin).or_else(|| self.take_newest(memory, WITH_PAGES + bin))
+    }
+
+    fn take_newest(&self, memory: Memory<'_>, list: usize) -> Option<usize> {
+        let mut lists = self.lists.lock();
+        let head = lists.get(list)?.newest()?;
+        self.unlist(&mut lists, memory, head);
+        Some(head)
+    }
+
+    /// Keeps a run of kind `Cached` or `EmptySpan`, in this thread's hands so far, whose present
+    /// pages hold the content.
+    pub fn keep(&self, memory: Memory<'_>, head: usize, kind: Kind) {
+        let run = memory.map.run(head);
+        let present = memory.engine.region().present().count(memory.pages(head));
+        run.size.store(present, Relaxed);
+        run.freed_at.store(vm::now_ms(), Relaxed);
+        self.pages.fetch_add(present, Relaxed);
+        let mut lists = self.lists.lock();
+        run.set_kind(kind);
+        lists[list_of(memory, head)].push(memory.map, head);
+        drop(lists);
+        self.make_room(memory, 0);
+    }
+
+    /// Takes a run off its list; the caller holds the lists' lock.
+    fn unlist(&self, lists: &mut [List; LISTS], memory: Memory<'_>, head: usize) {
+        let run = memory.map.run(head);
+        lists[list_of(memory, head)].remove(memory.map, head);
+        if run.kind() != Kind::BareSpan {
+            self.pages.fetch_sub(run.size.load(Relaxed), Relaxed);
+        }
+        run.was_span.store(run.kind() != Kind::Cached, Relaxed);
+        run.set_kind(Kind::Moving);
+    }
+
+    /// Present pages, the pool's and `more` to come among them, beyond what freed memory may
+    /// bring the process to.
+    fn excess(&self, memory: Memory<'_>, more: usize) -> usize {
+        let present = memory.engine.region().present().total();
+        let live = present.saturating_sub(self.pages());
+        let peak = self.peak.fetch_max(live, Relaxed).max(live);
+        let floor = FLOOR >> memory.engine.region().page_shift();
+        let allowed = peak.max(live + more) + floor;
+        (present + memory.engine.pool_pages() + more).saturating_sub(allowed)
+    }
+
+    /// Gives up what is in the pool, then what has been cached longest, while `more` pages would
+    /// be too many.
+    pub fn make_room(&self, memory: Memory<'_>, more: usize) {
+        for _ in 0..EVICTIONS {
+            let excess = self.excess(memory, more);
+            if excess == 0 || memory.engine.drain_pool(excess) >= excess {
+                return;
+            }
+            let Some(head) = self.take_oldest(memory) else { return };
+            self.dissolve(memory, head, Destination::Kernel);
+        }
+    }
+
+    fn take_oldest(&self, memory: Memory<'_>) -> Option<usize> {
+        let mut lists = self.lists.lock();
+        let oldest = lists.iter().take(WITH_PAGES).filter_map(List::oldest);
+        let head = oldest.min_by_key(|&head| memory.map.run(head).freed_at.load(Relaxed))?;
+        self.unlist(&mut lists, memory, head);
+        Some(head)
+    }
+
+    /// Takes a run's pages away, and gives its slots back. A span keeps its slots, for the next
+    /// span of its length: to give them to the arena would write to them, which the fault handler
+    /// may not.
+    fn dissolve(&self, memory: Memory<'_>, head: usize, to: Destination) {
+        let run = memory.map.run(head);
+        let span = run.was_span.load(Relaxed);
+        let all = memory.pages(head);
+        // A span's last page stays: the arena's word is on it.
+        let pages = if span { all.prefix(all.count - 1) } else { all };
+        match to {
+            Destination::Pool => memory.engine.release(pages),
+            Destination::Kernel => memory.engine.drop_pages(pages),
+        }
+        if span {
+            let mut lists = self.lists.lock();
+            run.set_kind(Kind::BareSpan);
+            lists[list_of(memory, head)].push(memory.map, head);
+        } else {
+            run.dirty.store(false, Relaxed);
+            self.extents.lock().free(memory.map, head);
+        }
+    }
+
+    /// Free slots for a run of `slots` at a multiple of `align` slots, for which cached runs make
+    /// way if need be. All its pages are missing, its kind is `Moving`.
+    pub fn take_fresh(&self, memory: Memory<'_>, slots: usize, align: usize) -> Option<usize> {
+        loop {
+            if let Some(head) = self.extents.lock().allocate(memory.map, slots, align) {
+                return Some(head);
+            }
+            if self.purge_round(memory, u64::MAX) == 0 {
+                return None;
+            }
+        }
+    }
+
+    /// A round of decay at `now_ms`: milliseconds until the next is worth making, or none if
+    /// nothing is cached.
+    pub fn purge(&self, memory: Memory<'_>, now_ms: u64) -> Option<u64> {
+        if self.purge_round(memory, now_ms.saturating_sub(self.decay_ms)) == ROUND_RUNS {
+            return Some(0);
+        }
+        let any = self.lists.lock().iter().take(WITH_PAGES).any(|list| list.newest().is_some());
+        any.then_some((self.decay_ms / 4).max(10))
+    }
+
+    /// Where no handler does it: a round now and then, by whoever frees.
+    pub fn purge_if_due(&self, memory: Memory<'_>) {
+        let now = vm::now_ms();
+        let last = self.last_purge.load(Relaxed);
+        if now.saturating_sub(last) > self.decay_ms / 4
+            && self.last_purge.compare_exchange(last, now, Relaxed, Relaxed).is_ok()
+        {
+            self.purge(memory, now);
+        }
+    }
+
+    /// Gives back runs that were freed up to `before`, the oldest of each list first: how many,
+    /// [`ROUND_RUNS`] if there may be more.
+    pub fn purge_round(&self, memory: Memory<'_>, before: u64) -> usize {
+        let (mut done, mut pages) = (0, 0);
+        for list in 0..WITH_PAGES {
+            while let Some(head) = self.take_older(memory, list, before) {
+                pages += memory.map.run(head).size.load(Relaxed);
+                self.dissolve(memory, head, Destination::Pool);
+                done += 1;
+                if done == ROUND_RUNS || pages >= ROUND_PAGES {
+                    return ROUND_RUNS;
+                }
+            }
+        }
+        done
+    }
+
+    fn take_older(&self, memory: Memory<'_>, list: usize, before: u64) -> Option<usize> {
+        let mut lists = self.lists.lock();
+        let head = lists.get(list)?.oldest()?;
+        if memory.map.run(head).freed_at.load(Relaxed) > before {
+            return None;
+        }
+        self.unlist(&mut lists, memory, head);
+        Some(head)
+    }
+
+    /// Locks everything for the time of a fork.
+    pub fn acquire(&self) {
+        self.arenas.acquire();
+        self.lists.acquire();
+        self.extents.acquire();
+    }
+
+    /// Unlocks what [`acquire`](Self::acquire) locked.
+    ///
+    /// # Safety
+    /// As for [`Mutex::release`].
+    pub unsafe fn release(&self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.extents.release();
+            self.lists.release();
+            self.arenas.release();
+        }
+    }
+}
+
+/// The list that a cached run belongs on.
+fn list_of(memory: Memory<'_>, head: usize) -> usize {
+    let run = memory.map.run(head);
+    let bin = bin_of(run.slots.load(Relaxed) as usize);
+    match run.kind() {
+        Kind::EmptySpan => BINS + bin,
+        Kind::BareSpan => WITH_PAGES + bin,
+        _ => bin,
+    }
+}
