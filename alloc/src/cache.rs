@@ -156,16 +156,19 @@ impl RunCache {
         (present + memory.engine.pool_pages() + more).saturating_sub(allowed)
     }
 
-    /// Gives up what is in the pool, then what has been cached longest, while `more` pages would
-    /// be too many.
+    /// Gives up what has been cached longest while there is too much, `more` pages that are about
+    /// to be placed included: to the pool if they can be placed from there, else to the kernel.
     pub fn make_room(&self, memory: Memory<'_>, more: usize) {
         for _ in 0..EVICTIONS {
-            let excess = self.excess(memory, more);
-            if excess == 0 || memory.engine.drain_pool(excess) >= excess {
+            let pool = memory.engine.pool_pages();
+            let excess = self.excess(memory, more.saturating_sub(pool));
+            let idle = excess.min(pool.saturating_sub(more));
+            if excess == 0 || (idle > 0 && memory.engine.drain_pool(idle) >= excess) {
                 return;
             }
             let Some(head) = self.take_oldest(memory) else { return };
-            self.dissolve(memory, head, Destination::Kernel);
+            let to = if more > pool { Destination::Pool } else { Destination::Kernel };
+            self.dissolve(memory, head, to);
         }
     }
 

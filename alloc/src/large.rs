@@ -19,6 +19,9 @@ use crate::extents::{BINS, bin_above, bin_of, bin_slots};
 use crate::misuse;
 use crate::page_map::{Kind, SLOT};
 
+/// Pages from which a run may get huge pages, which its first faults will show.
+const HUGE_RUN: usize = 2048;
+
 /// Pages from which a realloc that has to go elsewhere asks for a run without pages, so that its
 /// own can be moved there.
 const MOVE_FROM: usize = 4;
@@ -109,9 +112,11 @@ impl Large {
         let slots = run.slots.load(Relaxed) as usize;
         let pages = memory.map.pages(head, slots);
         let asked = memory.engine.region().pages_of(memory.map.address(head) as usize, size);
-        let hint = self.expected(slots) / 2;
-        run.window.open(pages, if zeroed { asked.count } else { 0 }, hint);
+        let expected = self.expected(slots);
+        run.window.open(pages, if zeroed { asked.count } else { 0 }, expected);
         run.size.store(size, Relaxed);
+        // Pages put in place now cost no fault; but where huge pages may come, they come better.
+        let soon = if asked.count < HUGE_RUN { asked.prefix(expected) } else { asked.prefix(0) };
         match (memory.engine.service(), zeroed) {
             (Service::Off, zeroed) => {
                 memory.engine.provide(asked);
@@ -120,7 +125,11 @@ impl Large {
                     unsafe { memory.map.address(head).write_bytes(0, size) };
                 }
             }
-            (_, true) => memory.engine.zero_present(asked),
+            (_, true) => {
+                memory.engine.zero_present(asked);
+                memory.engine.prefill_zeros(soon);
+            }
+            (Service::Lazy, false) => memory.engine.prefill(soon),
             (_, false) => memory.engine.provide(asked),
         }
         self.live_bytes.fetch_add(size, Relaxed);
@@ -160,12 +169,11 @@ impl Large {
         self.learn_zeroed(memory, head);
         self.live_bytes.fetch_sub(run.size.load(Relaxed), Relaxed);
         self.counters.freed.add(1);
-        let present = memory.engine.region().present().count(pages);
+        let dirty = memory.engine.refill(pages);
         if let Some(touched) = self.touched.get(bin_of(slots)) {
             let old = touched.load(Relaxed) as usize;
-            touched.store(((old * 3 + present) / 4) as u32, Relaxed);
+            touched.store(((old * 3 + dirty) / 4) as u32, Relaxed);
         }
-        memory.engine.refill(pages);
         memory.cache.keep(memory, head, Kind::Cached);
     }
 

@@ -22,6 +22,21 @@ impl Content {
         }
     }
 
+    /// Whether a page seems to hold something else, by its first and last words: an estimate, for
+    /// statistics and predictions only.
+    ///
+    /// # Safety
+    /// `len` bytes, 16 at least, are readable and initialised, and `start` is aligned to 8.
+    pub unsafe fn seems_dirty(self, start: *const u8, len: usize) -> bool {
+        let Content::Pattern(byte) = self else { return true };
+        let clean = u64::from_ne_bytes([byte; 8]);
+        // SAFETY: both words lie in the range.
+        unsafe {
+            start.cast::<u64>().read() != clean
+                || start.add((len - 8) & !7).cast::<u64>().read() != clean
+        }
+    }
+
     /// The byte that memory in this content reads as, if it is defined.
     pub fn byte(self) -> Option<u8> {
         match self {

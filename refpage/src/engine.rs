@@ -293,16 +293,39 @@ impl Engine {
         }
     }
 
-    /// Restores the content of the present ones of `pages`: after this, what the program left
-    /// there is gone.
-    pub fn refill(&self, pages: Pages) {
-        if self.service() == Service::Off {
-            return;
+    /// With `lazy`: puts zeros under `pages`, all missing and about to be used.
+    pub fn prefill_zeros(&self, pages: Pages) {
+        if self.service() == Service::Lazy {
+            for stretch in self.region.present().stretches(pages, false) {
+                // A page from the pool, overwritten, is cheaper than a new one.
+                if self.movable_pool().is_some_and(|pool| pool.filled() >= stretch.count) {
+                    self.place(self.channel(), stretch, Fresh::Content);
+                    self.zero_present(stretch);
+                } else {
+                    self.place(self.channel(), stretch, Fresh::Zero);
+                }
+            }
         }
+    }
+
+    /// Restores the content of the present ones of `pages`: after this, what the program left
+    /// there is gone. About how many pages did not hold it any more; all present ones with `off`.
+    pub fn refill(&self, pages: Pages) -> usize {
+        if self.service() == Service::Off {
+            return self.region.present().count(pages);
+        }
+        let bytes = 1 << self.region.page_shift();
+        let mut dirty = 0;
         for stretch in self.region.present().stretches(pages, true) {
+            for page in stretch.first..stretch.end() {
+                let start = self.region.address(page);
+                // SAFETY: the caller's page, which is present or will be served.
+                dirty += usize::from(unsafe { self.content.seems_dirty(start, bytes) });
+            }
             self.fill_pages(stretch);
             self.counters.refilled.add(stretch.count);
         }
+        dirty
     }
 
     /// Zeroes the present ones of `pages`; what is missing is left to the run's zero pages.

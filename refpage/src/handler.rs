@@ -117,8 +117,9 @@ impl Handler {
         let run = engine.runs().run_at(page);
         let (mut window, zero) = match run {
             Some(run) => {
-                let zero = page.wrapping_sub(run.pages().first) < run.zero_pages();
-                (run.window_at(page, per_block), zero)
+                let offset = page.wrapping_sub(run.pages().first);
+                let continues = offset > 0 && region.present().get(page - 1);
+                (run.window_at(page, per_block, continues), offset < run.zero_pages())
             }
             None => (Pages { first: page, count: 1 }, false),
         };

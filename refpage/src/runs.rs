@@ -17,6 +17,9 @@ pub trait Runs: Sync {
     fn purge(&self, now_ms: u64) -> Option<u64>;
 }
 
+/// Pages that a first fault behind present pages is answered with at most.
+const CONTINUED: usize = 64;
+
 /// Bounds, content and fault history of one page run.
 ///
 /// The owner writes it while nobody can fault on the run; then the handler is its only writer.
@@ -73,7 +76,10 @@ impl RunWindow {
 
     /// The pages to answer a fault on `page` with, given that the run may hold `limit` pages of
     /// window: it doubles while faults are sequential, and is one page while they are scattered.
-    pub fn window_at(&self, page: usize, limit: usize) -> Pages {
+    ///
+    /// A first fault right behind a present page (`continues`) is that of a user who went through
+    /// what was there already: it gets as much again, within reason.
+    pub fn window_at(&self, page: usize, limit: usize, continues: bool) -> Pages {
         let pages = self.pages();
         let offset = page.wrapping_sub(pages.first);
         if offset >= pages.count {
@@ -83,6 +89,7 @@ impl RunWindow {
         let next = self.next.load(Ordering::Relaxed);
         let sequential = offset.wrapping_sub(next) < last.max(1);
         let window = match (last, sequential) {
+            (0, _) if continues => offset.min(CONTINUED),
             (0, true) => self.hint.load(Ordering::Relaxed) as usize,
             (_, true) => last * 2,
             (_, false) => 1,
@@ -114,7 +121,7 @@ mod tests {
     }
 
     fn answer(run: &RunWindow, page: usize) -> (usize, usize) {
-        let window = run.window_at(page, 64);
+        let window = run.window_at(page, 64, false);
         (window.first, window.count)
     }
 
@@ -141,6 +148,12 @@ mod tests {
     fn the_first_fault_at_the_start_takes_the_hint() {
         assert_eq!(answer(&run(0, 32), 1000), (1000, 32));
         assert_eq!(answer(&run(0, 32), 1040), (1040, 1));
+    }
+
+    #[test]
+    fn a_first_fault_behind_present_pages_gets_as_many_again() {
+        assert_eq!(run(0, 1).window_at(1012, 64, true), Pages { first: 1012, count: 12 });
+        assert_eq!(run(0, 1).window_at(1012, 64, false), Pages { first: 1012, count: 1 });
     }
 
     #[test]
