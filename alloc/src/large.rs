@@ -22,6 +22,10 @@ use crate::page_map::{Kind, SLOT};
 /// Pages from which a run may get huge pages, which its first faults will show.
 const HUGE_RUN: usize = 2048;
 
+/// Uses in a row that touched less than a quarter of a run's pages before it gives some up: the
+/// faults to get them back cost as much as refilling them that many times.
+const SPARSE_USES: u32 = 16;
+
 /// Pages from which a realloc that has to go elsewhere asks for a run without pages, so that its
 /// own can be moved there.
 const MOVE_FROM: usize = 4;
@@ -174,7 +178,24 @@ impl Large {
             let old = touched.load(Relaxed) as usize;
             touched.store(((old * 3 + dirty) / 4) as u32, Relaxed);
         }
+        self.thin_out(memory, head, dirty);
         memory.cache.keep(memory, head, Kind::Cached);
+    }
+
+    /// A run that is dense from some former use, but has long been used sparsely, costs its whole
+    /// length at each free: it gives up what is behind the pages that its users touch.
+    fn thin_out(&self, memory: Memory<'_>, head: usize, dirty: usize) {
+        if memory.engine.service() != Service::Lazy {
+            return;
+        }
+        let run = memory.map.run(head);
+        let pages = memory.pages(head);
+        if dirty * 4 > memory.engine.region().present().count(pages) {
+            run.sparse_uses.store(0, Relaxed);
+        } else if run.sparse_uses.fetch_add(1, Relaxed) == SPARSE_USES {
+            memory.engine.release(pages.skip(dirty * 2));
+            run.sparse_uses.store(0, Relaxed);
+        }
     }
 
     /// Under `memset`, the kernel itself populated what is zero: finds out which pages.

@@ -80,6 +80,8 @@ pub struct Run {
     pub size: AtomicUsize,
     /// Cached: when it was freed, in milliseconds.
     pub freed_at: AtomicU64,
+    /// Large: how often in a row it was freed with few of its pages touched.
+    pub sparse_uses: AtomicU32,
     /// Large, service `off`: it may hold something other than zeros.
     pub dirty: AtomicBool,
     /// Span: its size class.

@@ -19,6 +19,8 @@ pub trait Runs: Sync {
 
 /// Pages that a first fault behind present pages is answered with at most.
 const CONTINUED: usize = 64;
+/// And at least: such a user seldom wants just one more.
+const LEAST_CONTINUED: usize = 8;
 
 /// Bounds, content and fault history of one page run.
 ///
@@ -89,7 +91,7 @@ impl RunWindow {
         let next = self.next.load(Ordering::Relaxed);
         let sequential = offset.wrapping_sub(next) < last.max(1);
         let window = match (last, sequential) {
-            (0, _) if continues => offset.min(CONTINUED),
+            (0, _) if continues => offset.clamp(LEAST_CONTINUED, CONTINUED),
             (0, true) => self.hint.load(Ordering::Relaxed) as usize,
             (_, true) => last * 2,
             (_, false) => 1,
