@@ -17,10 +17,7 @@ impl Usage {
         let stats = heap::stats();
         let live = stats.live_bytes as usize;
         // The counters are read at different moments: never let "held minus live" wrap.
-        Self {
-            held: (stats.region_used_bytes as usize).max(live),
-            live,
-        }
+        Self { held: (stats.region_used_bytes as usize).max(live), live }
     }
 
     fn free(&self) -> usize {

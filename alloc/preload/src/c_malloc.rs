@@ -22,11 +22,7 @@ const MALLOC_ALIGN: usize = 16;
 #[inline(always)]
 fn allocate(size: usize, align: usize, zeroed: bool) -> *mut c_void {
     let block = heap::allocate(size, align, zeroed);
-    if block.is_null() {
-        fail(ENOMEM)
-    } else {
-        block.cast()
-    }
+    if block.is_null() { fail(ENOMEM) } else { block.cast() }
 }
 
 /// Sets errno and returns null.
@@ -89,11 +85,7 @@ pub unsafe extern "C" fn realloc(block: *mut c_void, size: usize) -> *mut c_void
     }
     // SAFETY: not null, a live block by the caller's contract; `size` is not 0.
     let moved = unsafe { heap::reallocate(block.cast(), size) };
-    if moved.is_null() {
-        fail(ENOMEM)
-    } else {
-        moved.cast()
-    }
+    if moved.is_null() { fail(ENOMEM) } else { moved.cast() }
 }
 
 /// `reallocarray(3)`: `realloc(block, count * size)`; ENOMEM and the old block untouched when that overflows.

@@ -32,12 +32,7 @@ fn calloc_and_realloc_need_no_service() {
     };
     run(Command::new(&program).arg("unpatterned")).expect_success();
     for service in ["off", "memset", "lazy"] {
-        run(serve(
-            Command::new(&program).arg("unpatterned"),
-            service,
-            0xaa,
-        ))
-        .expect_success();
+        run(serve(Command::new(&program).arg("unpatterned"), service, 0xaa)).expect_success();
     }
 }
 
@@ -49,11 +44,6 @@ fn plain_malloc_fails_these_checks() {
     };
     for behaviour in ["fresh", "recycled", "resized"] {
         let outcome = run(Command::new(&program).arg(behaviour));
-        assert_eq!(
-            outcome.status.code(),
-            Some(1),
-            "{behaviour}: {}",
-            outcome.stderr
-        );
+        assert_eq!(outcome.status.code(), Some(1), "{behaviour}: {}", outcome.stderr);
     }
 }

@@ -17,11 +17,7 @@ fn check(behaviour: &str, service: &str) {
     let dir = ScratchDir::new("kernel");
     for pattern in PATTERNS {
         let mut command = Command::new(&program);
-        let outcome = run(serve(
-            command.arg(behaviour).current_dir(&dir.0),
-            service,
-            pattern,
-        ));
+        let outcome = run(serve(command.arg(behaviour).current_dir(&dir.0), service, pattern));
         outcome.expect_success();
         for reason in outcome.stdout_text().lines() {
             skipped(reason);

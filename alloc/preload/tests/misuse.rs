@@ -73,10 +73,7 @@ fn under_a_limit(service: &str) {
     }
     let mut command = Command::new(&program);
     serve(command.arg("under-a-limit"), service, 0xaa);
-    let limit = libc::rlimit {
-        rlim_cur: 2 << 30,
-        rlim_max: 2 << 30,
-    };
+    let limit = libc::rlimit { rlim_cur: 2 << 30, rlim_max: 2 << 30 };
     // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are allowed:
     // setrlimit is one system call on a copy of a struct, and the error needs no allocation.
     unsafe {
@@ -93,19 +90,13 @@ fn accounting_symbols_add_up() {
     let Some(program) = c_program("limits") else {
         return;
     };
-    let outcome = run(serve(
-        Command::new(&program).arg("accounting"),
-        "memset",
-        0xaa,
-    ));
+    let outcome = run(serve(Command::new(&program).arg("accounting"), "memset", 0xaa));
     let xml = outcome.expect_success().stdout_text();
     assert!(xml.starts_with("<malloc version=\"1\">\n"), "{xml}");
     assert!(xml.trim_end().ends_with("</malloc>"), "{xml}");
-    for (opening, closing) in [
-        ("<heap ", "</heap>"),
-        ("<sizes>", "</sizes>"),
-        ("<malloc ", "</malloc>"),
-    ] {
+    for (opening, closing) in
+        [("<heap ", "</heap>"), ("<sizes>", "</sizes>"), ("<malloc ", "</malloc>")]
+    {
         assert_eq!(xml.matches(opening).count(), 1, "{xml}");
         assert_eq!(xml.matches(closing).count(), 1, "{xml}");
     }
@@ -116,11 +107,9 @@ fn own_api_names_version_service_and_pattern() {
     let Some(program) = c_program("own_api") else {
         return;
     };
-    for (service, pattern, told) in [
-        ("memset", 0xaa, "170"),
-        ("memset", 0x5c, "92"),
-        ("off", 0xaa, "-1"),
-    ] {
+    for (service, pattern, told) in
+        [("memset", 0xaa, "170"), ("memset", 0x5c, "92"), ("off", 0xaa, "-1")]
+    {
         let outcome = run(serve(&mut Command::new(&program), service, pattern));
         let text = outcome.expect_success().stdout_text();
         let mut lines = text.lines();
@@ -130,10 +119,7 @@ fn own_api_names_version_service_and_pattern() {
         assert!(!outcome.stderr.is_empty(), "malloc_stats prints on stderr");
     }
     let without = run(&mut Command::new(&program));
-    assert_eq!(
-        without.expect_success().stdout_text(),
-        "not served by refpage\n"
-    );
+    assert_eq!(without.expect_success().stdout_text(), "not served by refpage\n");
 }
 
 #[test]
@@ -152,12 +138,7 @@ fn options_that_make_no_sense_are_named_and_passed_over() {
         let outcome = run(preload(&mut Command::new(&program), options));
         outcome.expect_success();
         let lines = outcome.refpage_lines();
-        assert_eq!(
-            lines.len(),
-            1,
-            "one line about {options}: {}",
-            outcome.stderr
-        );
+        assert_eq!(lines.len(), 1, "one line about {options}: {}", outcome.stderr);
         assert!(lines[0].contains(named), "{options}: {}", lines[0]);
     }
 }

@@ -51,10 +51,7 @@ fn in_a_library(service: &str) {
     for order in [[library(), other.clone()], [other, library()]] {
         let mut command = Command::new(&program);
         serve(&mut command, service, 0xaa);
-        command.env(
-            "LD_PRELOAD",
-            format!("{}:{}", order[0].display(), order[1].display()),
-        );
+        command.env("LD_PRELOAD", format!("{}:{}", order[0].display(), order[1].display()));
         run(&mut command).expect_success();
     }
 }
@@ -74,11 +71,7 @@ fn main_thread_ends(service: &str) {
         return;
     };
     if is_served(service) {
-        let outcome = run(serve(
-            Command::new(program).arg("main-thread-ends"),
-            service,
-            0xaa,
-        ));
+        let outcome = run(serve(Command::new(program).arg("main-thread-ends"), service, 0xaa));
         assert_eq!(outcome.expect_success().stdout_text(), "outlived\n");
     }
 }
@@ -115,10 +108,7 @@ impl Nobody {
             return None;
         }
         // Not cargo's target directory, which may lie under a home that nobody may enter.
-        let name = format!(
-            "refpage-nobody-{}",
-            common::scratch("dir").file_name()?.display()
-        );
+        let name = format!("refpage-nobody-{}", common::scratch("dir").file_name()?.display());
         let dir = ScratchDir(std::env::temp_dir().join(name));
         fs::create_dir(&dir.0).expect("a directory for temporary files");
         readable(&dir.0);
@@ -126,10 +116,7 @@ impl Nobody {
     }
 
     fn bring(&self, file: &Path) -> PathBuf {
-        let copy = self
-            .dir
-            .0
-            .join(file.file_name().expect("a file has a name"));
+        let copy = self.dir.0.join(file.file_name().expect("a file has a name"));
         fs::copy(file, &copy).expect("a copy");
         readable(&copy);
         copy

@@ -15,10 +15,7 @@ fn outcome(script: &str, options: Option<&str>) -> Outcome {
     let dir = ScratchDir::new("program");
     let mut shell = Command::new("sh");
     shell.args(["-euc", script]).current_dir(&dir.0);
-    shell
-        .env("HOME", "/nonexistent")
-        .env("LC_ALL", "C")
-        .env("TZ", "UTC");
+    shell.env("HOME", "/nonexistent").env("LC_ALL", "C").env("TZ", "UTC");
     shell.env_remove("LD_PRELOAD").env_remove("REFPAGE_OPTIONS");
     if let Some(options) = options {
         preload(&mut shell, options);
@@ -32,39 +29,21 @@ fn check(needs: &[&str], script: &str) {
         return;
     }
     let plain = outcome(script, None);
-    assert!(
-        plain.status.success(),
-        "it runs without refpage: {}",
-        plain.stderr
-    );
+    assert!(plain.status.success(), "it runs without refpage: {}", plain.stderr);
     assert!(!plain.stdout.is_empty(), "it prints what can be compared");
     for options in OPTIONS {
         let ours = outcome(script, Some(options));
-        assert_eq!(
-            ours.status, plain.status,
-            "with options {options:?}: {}",
-            ours.stderr
-        );
+        assert_eq!(ours.status, plain.status, "with options {options:?}: {}", ours.stderr);
         let same = ours.stdout == plain.stdout;
-        assert!(
-            same,
-            "with options {options:?}: {}",
-            difference(&plain.stdout, &ours.stdout)
-        );
+        assert!(same, "with options {options:?}: {}", difference(&plain.stdout, &ours.stdout));
         assert_eq!(ours.refpage_lines(), [""; 0], "with options {options:?}");
     }
 }
 
 /// The first line that differs.
 fn difference(plain: &[u8], ours: &[u8]) -> String {
-    let (plain, ours) = (
-        String::from_utf8_lossy(plain),
-        String::from_utf8_lossy(ours),
-    );
-    let pair = plain
-        .lines()
-        .zip(ours.lines())
-        .find(|(plain, ours)| plain != ours);
+    let (plain, ours) = (String::from_utf8_lossy(plain), String::from_utf8_lossy(ours));
+    let pair = plain.lines().zip(ours.lines()).find(|(plain, ours)| plain != ours);
     format!("{pair:?}, of {} and {} bytes", plain.len(), ours.len())
 }
 
@@ -77,10 +56,7 @@ fn python_works_as_ever() {
 fn python_with_all_objects_on_malloc_works_as_ever() {
     check(
         &["python3"],
-        concat!(
-            "export PYTHONMALLOC=malloc\n",
-            include_str!("programs/python.sh")
-        ),
+        concat!("export PYTHONMALLOC=malloc\n", include_str!("programs/python.sh")),
     );
 }
 

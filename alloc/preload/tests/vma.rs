@@ -18,12 +18,7 @@ fn large_blocks_are_one_vma_without_faults_too() {
 }
 
 fn peak_kib(outcome: &Outcome) -> i64 {
-    outcome
-        .expect_success()
-        .stdout_text()
-        .trim()
-        .parse()
-        .expect("a number of KiB")
+    outcome.expect_success().stdout_text().trim().parse().expect("a number of KiB")
 }
 
 #[test]
@@ -36,14 +31,7 @@ fn scattered_pages_of_a_gigabyte_cost_what_they_cost_in_glibc() {
     }
     let plain = peak_kib(&run(Command::new(&program).arg("scattered-unchecked")));
     for pattern in common::PATTERNS {
-        let ours = peak_kib(&run(serve(
-            Command::new(&program).arg("scattered"),
-            "lazy",
-            pattern,
-        )));
-        assert!(
-            ours <= plain + 25 * 1024,
-            "peak RSS {ours} KiB, on glibc {plain} KiB"
-        );
+        let ours = peak_kib(&run(serve(Command::new(&program).arg("scattered"), "lazy", pattern)));
+        assert!(ours <= plain + 25 * 1024, "peak RSS {ours} KiB, on glibc {plain} KiB");
     }
 }

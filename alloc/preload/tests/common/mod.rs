@@ -1,9 +1,6 @@
 //! What the tests share: the freshly built library, C programs compiled on demand, and runs that cannot hang.
 
-#![allow(
-    dead_code,
-    reason = "each test file is a crate of its own and uses a part of this"
-)]
+#![allow(dead_code, reason = "each test file is a crate of its own and uses a part of this")]
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -34,13 +31,8 @@ pub fn skipped(reason: impl std::fmt::Display) {
 pub fn library() -> PathBuf {
     static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
         let test = std::env::current_exe().expect("the test knows its own path");
-        let profile_dir = test
-            .ancestors()
-            .nth(2)
-            .expect("a test lies in target/<profile>/deps");
-        let target_dir = profile_dir
-            .parent()
-            .expect("target/<profile> lies in target");
+        let profile_dir = test.ancestors().nth(2).expect("a test lies in target/<profile>/deps");
+        let target_dir = profile_dir.parent().expect("target/<profile> lies in target");
         let profile = match profile_dir.file_name().and_then(OsStr::to_str) {
             Some("debug") => "dev",
             Some(name) => name,
@@ -49,25 +41,14 @@ pub fn library() -> PathBuf {
         // Without cargo, somebody runs the test by hand, and gets what was built last.
         if let Some(cargo) = std::env::var_os("CARGO") {
             let mut build = Command::new(cargo);
-            build.args([
-                "build",
-                "--quiet",
-                "--lib",
-                "--profile",
-                profile,
-                "--manifest-path",
-            ]);
+            build.args(["build", "--quiet", "--lib", "--profile", profile, "--manifest-path"]);
             build.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
             build.arg("--target-dir").arg(target_dir);
             let built = build.stdin(Stdio::null()).status().expect("cargo runs");
             assert!(built.success(), "{build:?}: {built}");
         }
         let library = profile_dir.join("librefpage.so");
-        assert!(
-            library.exists(),
-            "cargo build first: there is no {}",
-            library.display()
-        );
+        assert!(library.exists(), "cargo build first: there is no {}", library.display());
         library
     });
     LIBRARY.clone()
@@ -129,32 +110,21 @@ fn compile(name: &str, kind: &[&str]) -> Option<PathBuf> {
         return None;
     }
     // A test that failed to compile its program poisons the lock; the map is as good as before.
-    let mut built = BUILT
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut built = BUILT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     if let Some(path) = built.get(name) {
         return Some(path.clone());
     }
     let output = scratch(name);
     let mut cc = Command::new("cc");
     // -fno-builtin: to the compiler, fresh memory is undefined and a malloc that is only freed is nothing.
-    cc.args([
-        "-std=gnu11",
-        "-O1",
-        "-g",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-fno-builtin",
-        "-pthread",
-    ])
-    .args(kind)
-    .arg("-I")
-    .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("include"))
-    .arg(c_dir().join(format!("{name}.c")))
-    .arg("-o")
-    .arg(&output)
-    .arg("-ldl");
+    cc.args(["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fno-builtin", "-pthread"])
+        .args(kind)
+        .arg("-I")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("include"))
+        .arg(c_dir().join(format!("{name}.c")))
+        .arg("-o")
+        .arg(&output)
+        .arg("-ldl");
     run(&mut cc).expect_success();
     built.insert(name.to_owned(), output.clone());
     Some(output)
@@ -162,30 +132,20 @@ fn compile(name: &str, kind: &[&str]) -> Option<PathBuf> {
 
 /// Has `command` served by the library under test.
 pub fn preload<'a>(command: &'a mut Command, options: &str) -> &'a mut Command {
-    command
-        .env("LD_PRELOAD", library())
-        .env("REFPAGE_OPTIONS", options)
+    command.env("LD_PRELOAD", library()).env("REFPAGE_OPTIONS", options)
 }
 
 /// The content options for one service and one pattern byte. The C programs read TEST_PATTERN.
 pub fn serve<'a>(command: &'a mut Command, service: &str, pattern: u8) -> &'a mut Command {
     command.env("TEST_PATTERN", format!("{pattern:#x}"));
     // The default pattern is tested as the default.
-    let option = if pattern == 0xaa {
-        String::new()
-    } else {
-        format!(":pattern={pattern:#x}")
-    };
+    let option = if pattern == 0xaa { String::new() } else { format!(":pattern={pattern:#x}") };
     preload(command, &format!("service={service}{option}"))
 }
 
 /// Which service a process gets that asks for `service`, and what it is told about that.
 pub fn service_taken(service: &str) -> Option<(String, String)> {
-    let outcome = run(serve(
-        &mut Command::new(c_program("service")?),
-        service,
-        0xaa,
-    ));
+    let outcome = run(serve(&mut Command::new(c_program("service")?), service, 0xaa));
     outcome.expect_success();
     Some((outcome.stdout_text().trim().to_owned(), outcome.stderr))
 }
@@ -247,10 +207,7 @@ impl Outcome {
 
     /// What the library, not the program, had to say.
     pub fn refpage_lines(&self) -> Vec<&str> {
-        self.stderr
-            .lines()
-            .filter(|line| line.starts_with("refpage: "))
-            .collect()
+        self.stderr.lines().filter(|line| line.starts_with("refpage: ")).collect()
     }
 }
 
@@ -294,12 +251,7 @@ pub fn run(command: &mut Command) -> Outcome {
             String::from_utf8_lossy(&stdout)
         );
     };
-    Outcome {
-        what,
-        status,
-        stdout,
-        stderr,
-    }
+    Outcome { what, status, stdout, stderr }
 }
 
 fn unnamed_file() -> File {
@@ -316,9 +268,7 @@ fn unnamed_file() -> File {
 
 fn contents(file: &mut File) -> Vec<u8> {
     let mut bytes = Vec::new();
-    file.rewind()
-        .and_then(|()| file.read_to_end(&mut bytes))
-        .expect("a file can be read back");
+    file.rewind().and_then(|()| file.read_to_end(&mut bytes)).expect("a file can be read back");
     bytes
 }
 
