@@ -163,7 +163,7 @@ pub unsafe fn deallocate(ptr: *mut u8) {
     let class = usize::from(live) - 1;
     state.store(0, Relaxed);
     // SAFETY: the block was live and is its last user's to give up.
-    unsafe { heap.engine.content().fill(ptr, classes::size(class)) };
+    unsafe { heap.engine.content().fill_granules(ptr, classes::size(class)) };
     if !own_cache().is_some_and(|cache| cache.push(class, ptr)) {
         keep_slow(heap, class, ptr);
     }
