@@ -84,10 +84,11 @@ fn claim(talc: &mut Talc<Manual, DefaultBinning>, memory: Memory<'_>, slots: usi
     let least = slots + 2;
     let wanted = ARENA_SLOTS.min(memory.map.slots() / 8).max(least);
     let mut extents = memory.cache.extents.lock();
-    let head = extents
-        .allocate(memory.map, wanted, 1)
-        .or_else(|| extents.allocate(memory.map, least, 1))?;
+    let head =
+        extents.allocate(memory.map, wanted, 1).or_else(|| extents.allocate(memory.map, least, 1));
     drop(extents);
+    // Cached runs make way for the least.
+    let head = head.or_else(|| memory.cache.take_fresh(memory, least, 1))?;
     let run = memory.map.run(head);
     let slots = run.slots.load(Ordering::Relaxed) as usize;
     run.window.open(memory.map.pages(head, slots), 0, 1);

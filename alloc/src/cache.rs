@@ -123,6 +123,8 @@ impl RunCache {
     /// pages hold the content.
     pub fn keep(&self, memory: Memory<'_>, head: usize, kind: Kind) {
         let run = memory.map.run(head);
+        let live = memory.engine.region().present().total().saturating_sub(self.pages());
+        self.peak.fetch_max(live, Relaxed);
         let present = memory.engine.region().present().count(memory.pages(head));
         run.size.store(present, Relaxed);
         run.freed_at.store(vm::now_ms(), Relaxed);
@@ -198,7 +200,9 @@ impl RunCache {
             run.set_kind(Kind::BareSpan);
             lists[list_of(memory, head)].push(memory.map, head);
         } else {
-            run.dirty.store(false, Relaxed);
+            // What is locked in memory stays.
+            let kept = memory.engine.region().present().count(pages) > 0;
+            run.dirty.store(kept, Relaxed);
             self.extents.lock().free(memory.map, head);
         }
     }
@@ -219,6 +223,11 @@ impl RunCache {
     /// A round of decay at `now_ms`: milliseconds until the next is worth making, or none if
     /// nothing is cached.
     pub fn purge(&self, memory: Memory<'_>, now_ms: u64) -> Option<u64> {
+        // The fault handler calls this, and a signal handler may fault on a thread that holds one
+        // of these: then later.
+        if self.lists.try_lock().is_none() || self.extents.try_lock().is_none() {
+            return Some(10);
+        }
         if self.purge_round(memory, now_ms.saturating_sub(self.decay_ms)) == ROUND_RUNS {
             return Some(0);
         }

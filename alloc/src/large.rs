@@ -316,6 +316,9 @@ impl Large {
             // SAFETY: two runs in this thread's hands, each with `old_size` bytes.
             unsafe { start.copy_from_nonoverlapping(from, old_size) };
         } else {
+            // Missing pages of the old run that read as zero are to do so here, where locked memory
+            // may have stayed.
+            memory.engine.zero_present(pages.prefix(zero));
             memory.engine.relocate(Pages { first: pages.first, count: src.count }, src);
             if old.size.load(Relaxed) > old_size {
                 restore_page_from(memory, start as usize + old_size);

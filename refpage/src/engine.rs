@@ -345,7 +345,7 @@ impl Engine {
         }
     }
 
-    /// Gives pages straight back to the kernel, whatever they hold.
+    /// As [`release`](Self::release), but straight to the kernel.
     pub fn drop_pages(&self, pages: Pages) {
         match self.service() {
             Service::Off => self.discard(pages),
@@ -359,21 +359,40 @@ impl Engine {
 
     /// Learns which of `pages` the kernel itself populated (zero pages under `memset`).
     pub fn learn_present(&self, pages: Pages) {
+        // Not knowing is answered on the safe side.
+        self.ask_kernel(pages, true, |page, populated| {
+            if populated {
+                self.region.present().set(page);
+            }
+        });
+    }
+
+    /// Learns which of `pages` are missing though somebody was about to put them in place: for a
+    /// child, where that somebody is no more.
+    pub fn learn_missing(&self, pages: Pages) {
+        self.ask_kernel(pages, false, |page, populated| {
+            if !populated {
+                self.region.present().clear(page);
+            }
+        });
+    }
+
+    /// Calls `tell` for each page with whether it is populated, `unknown` if that cannot be read.
+    fn ask_kernel(&self, pages: Pages, unknown: bool, tell: impl Fn(Pages, bool)) {
         const BATCH: usize = 1024;
         let pagemap = Pagemap::open();
         let mut rest = pages;
         while rest.count > 0 {
             let batch = rest.prefix(BATCH);
-            // Not knowing is answered on the safe side.
-            let mut populated = [true; BATCH];
+            let mut populated = [unknown; BATCH];
             let out = populated.get_mut(..batch.count).unwrap_or_default();
             let start = self.region.address(batch.first);
             let known = pagemap.as_ref().map_err(|e| *e).and_then(|map| map.populated(start, out));
             if known.is_err() {
-                out.fill(true);
+                out.fill(unknown);
             }
-            for (page, _) in (batch.first..).zip(out).filter(|(_, populated)| **populated) {
-                self.region.present().set(Pages { first: page, count: 1 });
+            for (first, &mut populated) in (batch.first..).zip(out) {
+                tell(Pages { first, count: 1 }, populated);
             }
             rest = rest.skip(batch.count);
         }
@@ -450,7 +469,9 @@ impl Engine {
         if inherited.inode() == self.inode.load(Ordering::Relaxed) {
             inherited.close();
         }
-        match lazy.pool.remap_in_child() {
+        // Where pages cannot be moved, the pool is plain empty memory on both sides.
+        let remapped = self.movable_pool().map_or(Ok(()), |_| lazy.pool.remap_in_child());
+        match remapped {
             Ok(()) => self.launch(),
             Err(errno) => {
                 self.settle_for_memset(Reason::Failed("cannot map the child's pool", errno));

@@ -135,11 +135,13 @@ impl Handler {
             .filter(|stretch| stretch.first == page)
             .unwrap_or(window.prefix(1));
         let fresh = if zero { Fresh::Zero } else { Fresh::Content };
-        engine.place(self.channel, missing, fresh);
+        // Ahead first: the last page placed below wakes the thread that waits, and from then on
+        // the run may be freed and become another.
         if let (Some(run), true, false) = (run, dense, zero) {
             let end = self.place_ahead(run.pages(), missing.end());
             run.advance_to(end);
         }
+        engine.place(self.channel, missing, fresh);
     }
 
     /// Moves huge pages ahead of a sequential writer that is about to reach `page`: one for each
@@ -182,7 +184,7 @@ impl Handler {
                 {
                     pool.drain(usize::MAX);
                 }
-                (look * 2).min(LAST_LOOK)
+                (look.max(FIRST_LOOK) * 2).min(LAST_LOOK)
             }
         }
     }

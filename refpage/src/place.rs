@@ -205,7 +205,7 @@ impl Engine {
         }
     }
 
-    /// Gives pages back to the kernel; they are missing afterwards.
+    /// Gives pages that hold their content back to the kernel.
     pub(crate) fn discard(&self, pages: Pages) {
         if pages.count == 0 {
             return;
@@ -215,11 +215,9 @@ impl Engine {
         let start = self.region().address(pages.first);
         // SAFETY: the pages belong to a free run; nobody needs what they hold.
         let dropped = unsafe { vm::advise(start, pages.count << shift, Advice::LinuxDontNeed) };
-        match dropped {
-            Ok(()) => self.region().present().clear(pages),
-            // Locked memory cannot be dropped: it keeps its place, and gets its content back.
-            // SAFETY: as above, and the pages are writable.
-            Err(_) => unsafe { self.content().fill(start, pages.count << shift) },
+        // Locked memory cannot be dropped: it stays where it is, with its content.
+        if dropped.is_ok() {
+            self.region().present().clear(pages);
         }
     }
 }

@@ -150,7 +150,9 @@ impl Pool {
     }
 
     fn claim(&self, bits: &PageBits, count: usize) -> Option<Pages> {
-        let _books = self.books.lock();
+        // Never waited for: the fault handler must not, since a signal handler may fault on the
+        // thread that holds them; and everyone has a way on without the pool.
+        let _books = self.books.try_lock()?;
         let found = bits.next_stretch(bits.all(), true)?.prefix(count);
         bits.clear(found);
         Some(found)

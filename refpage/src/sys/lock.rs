@@ -40,6 +40,15 @@ impl<T> Mutex<T> {
         Guard { mutex: self }
     }
 
+    /// Holds the lock if nobody else does.
+    #[inline]
+    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+        self.word
+            .compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
+            .then_some(Guard { mutex: self })
+    }
+
     /// Takes the lock with no guard, for fork's prepare step.
     #[inline]
     pub fn acquire(&self) {
