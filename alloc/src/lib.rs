@@ -16,7 +16,7 @@
 //!
 //! # The nouns
 //!
-//! - **Slot**: 64 KiB of the Region, the unit of page runs ([`page_map`](crate)).
+//! - **Slot**: 64 KiB of the Region, the unit of page runs.
 //! - **Large run**: a page run that is one allocation of [`threshold`](options::Options) bytes or
 //!   more.
 //! - **Span**: a page run that is many small blocks of one **size class**; **arenas** are what
@@ -27,10 +27,10 @@
 //! # Who calls whom
 //!
 //! ```text
-//!   RefPage, C symbols ─▶ heap ─▶ thread_cache ─▶ spans ─▶ arena ─┐
-//!                          │                                      ▼
-//!                          └────▶ large ───────────────────▶ extents ─▶ refpage::Engine
-//!                page_map: all of them;  options, start, stats, misuse: around them
+//!   RefPage, C symbols ─▶ heap ─▶ thread_cache ─▶ spans ─┐
+//!                          │                             ├─▶ cache ─▶ arena, extents
+//!                          └────▶ large ─────────────────┘
+//!   refpage::Engine and page_map: under all of them;  options, start, stats, misuse: around them
 //! ```
 //!
 //! The invariant that makes malloc's fast path a pop: **free memory holds its content or is
