@@ -5,9 +5,14 @@
 //! - `cargo bench -p refpage-bench --bench malloc`: allocations through refpage and through
 //!   glibc, side by side in one process.
 //!
-//! Each checks what it reads: a page that does not hold what it should ends the benchmark. Times
-//! are wall times of one thread; for CPU time of all threads, the handler's included, and for
-//! memory, see the demonstration (`cargo run --release`) and `pdfium-harness`.
+//! - `cargo run --release -p refpage-bench -- engine [--quick]`: allocators side by side, refpage
+//!   through its preload library, each measurement in a process of its own, with wall time, CPU time
+//!   of all threads, memory and faults, and the targets that refpage has to reach. It needs
+//!   `cargo build --release -p refpage-preload` before; `engine --help` has the flags, `main.rs` the
+//!   map of its modules.
+//!
+//! Each checks what it reads: a byte that is not what it should be ends the benchmark. The first two
+//! know wall times of one thread only.
 
 /// Panics unless every byte is `value`: benchmarks call it outside their timed parts.
 pub fn assert_all(bytes: &[u8], value: u8) {

@@ -1,0 +1,68 @@
+//! The parent's side of one measurement: a process of its own, started, waited for, read.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+
+use crate::cases::Scale;
+use crate::peers::{Peer, Source};
+use crate::work::Measured;
+
+/// Seconds until a measurement is given up. The longest ones take about two.
+const TIMEOUT: u32 = 120;
+
+/// Runs a case under a peer: what it measured, and what it wrote to stderr.
+pub fn measure(case: &str, scale: Scale, peer: &Peer) -> Result<(Measured, String)> {
+    let output = command(case, scale, peer)?.output().context("cannot start a measurement")?;
+    let messages = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if !output.status.success() {
+        bail!("{}", failure(&output, &messages));
+    }
+    let measured: Measured =
+        serde_json::from_slice(&output.stdout).context("the report is not readable")?;
+    if let (Some(asked), Some(taken)) = (peer.service, &measured.service)
+        && asked != taken
+    {
+        bail!("refpage took the service {taken}, not {asked}");
+    }
+    Ok((measured, messages))
+}
+
+fn command(case: &str, scale: Scale, peer: &Peer) -> Result<Command> {
+    let own = std::env::current_exe().context("cannot find this executable")?;
+    let mut command = Command::new(own);
+    command.args(["work", "--case", case, "--scale", &value(scale)]);
+    command.args(["--timeout", &TIMEOUT.to_string()]);
+    command.env_remove("LD_PRELOAD").env_remove("REFPAGE_OPTIONS").stdin(Stdio::null());
+    match &peer.source {
+        Source::Libc => {}
+        Source::Preload(path) => {
+            command.env("LD_PRELOAD", path).arg("--library").arg(path);
+        }
+        Source::Baseline(baseline) => {
+            command.args(["--baseline", &value(*baseline)]);
+        }
+    }
+    if let Some(promise) = peer.promise {
+        command.args(["--promise", &promise.to_string()]);
+    }
+    command.envs(peer.environment.iter().map(|(key, value)| (key, value)));
+    Ok(command)
+}
+
+/// The name of a choice as its flag takes it.
+pub fn value(choice: impl ValueEnum) -> String {
+    choice.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
+/// Why a measurement failed, in one line.
+fn failure(output: &Output, messages: &str) -> String {
+    let last = messages.lines().last().unwrap_or("it wrote no message");
+    match output.status.signal() {
+        Some(libc::SIGALRM) => format!("given up after {TIMEOUT} s"),
+        Some(signal) => format!("killed by signal {signal}: {last}"),
+        None => last.strip_prefix("error: ").unwrap_or(last).to_owned(),
+    }
+}

@@ -1,0 +1,65 @@
+//! `refpage-bench`: microbenchmarks of allocators, side by side, one process per measurement.
+//!
+//! ```text
+//!     cargo build --release -p refpage-preload
+//!     cargo run --release -p refpage-bench -- engine             all cases, about 10 minutes
+//!     cargo run --release -p refpage-bench -- engine --quick     smaller and fewer, 90 seconds
+//!     cargo run --release -p refpage-bench -- engine --case patch --with glibc --json patch.json
+//! ```
+//!
+//! - **case**: a workload, such as "allocate 256 MiB, write to every page".
+//! - **peer**: what provides its memory: an allocator that is preloaded, the C library's own, or a
+//!   **baseline** that maps and fills memory itself.
+//! - **round**: every peer of a case once, in an order that rotates.
+//! - **promise**: the byte that a peer guarantees to be in fresh memory. The child checks it after the
+//!   measured part; one wrong byte fails the run.
+//!
+//! ```text
+//!     engine ─▶ peers, cases        which peers under which cases
+//!       ├────▶ child ─▶ [process, LD_PRELOAD] work ─▶ cases ─▶ memory     the allocator under test
+//!       │                                              └────▶ measure    clock, CPU, memory, faults
+//!       └────▶ results ─▶ table, targets, JSON, CSV
+//! ```
+
+mod cases;
+mod child;
+mod engine;
+mod measure;
+mod memory;
+mod peers;
+mod progress;
+mod random;
+mod results;
+mod stats;
+mod table;
+mod targets;
+mod work;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Microbenchmarks of allocators, side by side, one process per measurement
+#[derive(Parser)]
+#[command(name = "refpage-bench", version, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Engine(engine::Arguments),
+    #[command(hide = true)]
+    Work(work::Arguments),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Engine(arguments) => engine::run(&arguments),
+        Command::Work(arguments) => work::run(&arguments).map(|()| ExitCode::SUCCESS),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

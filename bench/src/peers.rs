@@ -1,0 +1,281 @@
+//! The allocators that are compared, and where to get them.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context, Result, bail};
+
+use crate::memory::{Baseline, PATTERN};
+
+/// The peer that ratios are taken to.
+pub const OFF: &str = "off";
+/// refpage's file, which cargo leaves beside this binary.
+const LIBRARY: &str = "librefpage.so";
+/// The variant of refpage that has a page pool large enough for every case.
+pub const LARGE_POOL: &str = "refpage pool=512M";
+
+/// An allocator, ready to run.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its name in the tables.
+    pub name: String,
+    /// How its memory is got.
+    pub source: Source,
+    /// What a fresh block of it holds, if it says so.
+    pub promise: Option<u8>,
+    /// The environment that it needs.
+    pub environment: Vec<(&'static str, String)>,
+    /// The service of refpage that must have been taken.
+    pub service: Option<&'static str>,
+}
+
+/// How memory is got.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// From the C library's malloc.
+    Libc,
+    /// From the malloc of a library that is preloaded.
+    Preload(PathBuf),
+    /// By a baseline, without malloc.
+    Baseline(Baseline),
+}
+
+/// An allocator that is not here.
+#[derive(Clone, Debug)]
+pub struct Missing {
+    /// Its name.
+    pub name: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+/// An allocator of the distribution.
+struct Known {
+    name: &'static str,
+    /// Library names, without `lib` and the ending.
+    stems: &'static [&'static str],
+    /// Debian's package.
+    package: &'static str,
+    environment: &'static [(&'static str, &'static str)],
+}
+
+const KNOWN: [Known; 4] = [
+    Known { name: "jemalloc", stems: &["jemalloc"], package: "libjemalloc2", environment: &[] },
+    Known { name: "mimalloc", stems: &["mimalloc"], package: "libmimalloc-dev", environment: &[] },
+    Known {
+        name: "tcmalloc",
+        stems: &["tcmalloc_minimal", "tcmalloc"],
+        package: "libtcmalloc-minimal4",
+        environment: &[],
+    },
+    Known {
+        name: "scudo-fill",
+        stems: &["clang_rt.scudo_standalone", "scudo"],
+        package: "libclang-rt-19-dev, or that of another version",
+        environment: &[("SCUDO_OPTIONS", "pattern_fill_contents=true")],
+    },
+];
+
+/// What `--with` takes besides names of allocators: none of them.
+const NONE: &str = "none";
+
+/// The allocators of this run: refpage's three, and those of `with`, or all known ones.
+pub fn find(with: &[String], extra_options: &str) -> Result<(Vec<Peer>, Vec<Missing>)> {
+    let library = preloadable(&own_directory()?.join(LIBRARY)).with_context(|| {
+        format!("no usable {LIBRARY} beside this binary: cargo build --release -p refpage-preload")
+    })?;
+    let mut peers: Vec<Peer> =
+        [OFF, "memset", "refpage"].map(|name| refpage(name, &library, extra_options)).into();
+    let mut missing = Vec::new();
+    let all: Vec<String> =
+        std::iter::once("glibc").chain(KNOWN.iter().map(|k| k.name)).map(String::from).collect();
+    for text in if with.is_empty() { &all } else { with } {
+        if text == NONE || peers.iter().any(|peer| peer.name == *text) {
+            continue;
+        }
+        match other(text)? {
+            Ok(peer) => peers.push(peer),
+            Err(remedy) => missing.push(Missing { name: text.clone(), remedy }),
+        }
+    }
+    Ok((peers, missing))
+}
+
+/// refpage under the service of that name; `refpage` itself takes the machine's best.
+fn refpage(name: &str, library: &Path, extra_options: &str) -> Peer {
+    let service = [OFF, "memset"].into_iter().find(|&service| service == name);
+    // Behind the extra ones, because the last entry counts: service and pattern are this program's.
+    let asked = service.unwrap_or("auto");
+    let options = format!("{extra_options}:service={asked}:pattern={PATTERN:#04x}:stats=0");
+    Peer {
+        name: name.into(),
+        source: Source::Preload(library.into()),
+        promise: (name != OFF).then_some(PATTERN),
+        environment: vec![("REFPAGE_OPTIONS", options)],
+        service,
+    }
+}
+
+/// refpage with a page pool that holds the memory of a whole case.
+pub fn with_large_pool(refpage: &Peer) -> Peer {
+    let mut peer = refpage.clone();
+    peer.name = LARGE_POOL.into();
+    for (_, options) in &mut peer.environment {
+        options.push_str(":pool=512M");
+    }
+    peer
+}
+
+/// A baseline as a peer.
+pub fn baseline(baseline: Baseline) -> Result<Peer, Missing> {
+    let name = baseline.name().to_owned();
+    let setting = "/sys/kernel/mm/transparent_hugepage/enabled";
+    if baseline.needs_huge_pages()
+        && !fs::read_to_string(setting).is_ok_and(|text| !text.contains("[never]"))
+    {
+        let remedy = format!("transparent huge pages are off: echo madvise > {setting}");
+        return Err(Missing { name, remedy });
+    }
+    Ok(Peer {
+        name,
+        source: Source::Baseline(baseline),
+        promise: None,
+        environment: Vec::new(),
+        service: None,
+    })
+}
+
+/// An allocator that is not refpage, by its name or as NAME=PATH; else how to get it.
+fn other(text: &str) -> Result<Result<Peer, String>> {
+    let peer = |name: &str, source| Peer {
+        name: name.into(),
+        source,
+        promise: None,
+        environment: Vec::new(),
+        service: None,
+    };
+    if text == "glibc" {
+        return Ok(Ok(peer(text, Source::Libc)));
+    }
+    if let Some((name, path)) = text.split_once('=') {
+        return Ok(Ok(peer(name, Source::Preload(preloadable(path.as_ref())?))));
+    }
+    let Some(known) = KNOWN.iter().find(|known| known.name == text) else {
+        let names = KNOWN.map(|known| known.name).join(", ");
+        bail!("no allocator is called '{text}': glibc, {names}, {NONE}, or NAME=PATH/lib.so")
+    };
+    let Some(path) = installed(known.stems) else {
+        return Ok(Err(format!("not installed; Debian's package is {}", known.package)));
+    };
+    let environment = known.environment.iter().map(|&(key, value)| (key, value.into())).collect();
+    Ok(Ok(Peer { environment, ..peer(text, Source::Preload(preloadable(&path)?)) }))
+}
+
+/// The path as LD_PRELOAD and /proc/self/maps have it.
+fn preloadable(path: &Path) -> Result<PathBuf> {
+    let path = path.canonicalize().with_context(|| path.display().to_string())?;
+    if path.to_string_lossy().contains([' ', ':']) {
+        bail!("LD_PRELOAD cannot carry a path with spaces or colons: {}", path.display());
+    }
+    Ok(path)
+}
+
+fn own_directory() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot find this executable")?;
+    Ok(own.parent().context("this executable is in no directory")?.to_owned())
+}
+
+/// How long ago a library was made: one built before the last change measures the wrong code.
+pub fn age(source: &Source) -> Option<String> {
+    let Source::Preload(path) = source else { return None };
+    let made = path.metadata().ok()?.modified().ok()?;
+    let minutes = SystemTime::now().duration_since(made).ok()?.as_secs() / 60;
+    Some(match minutes {
+        0..120 => format!("{minutes} min"),
+        120..2880 => format!("{} h", minutes / 60),
+        _ => format!("{} days", minutes / 1440),
+    })
+}
+
+/// The library of an allocator in the system's directories.
+fn installed(stems: &[&str]) -> Option<PathBuf> {
+    let directories = library_directories();
+    stems.iter().find_map(|stem| {
+        directories.iter().find_map(|directory| {
+            let mut found: Vec<PathBuf> = entries(directory)
+                .filter(|p| p.file_name().is_some_and(|f| is_library(f.to_os_string(), stem)))
+                .collect();
+            found.sort();
+            found.pop()
+        })
+    })
+}
+
+/// Whether `file` is `lib<stem>.so`, one with a version behind, or one with the machine in between.
+fn is_library(file: OsString, stem: &str) -> bool {
+    let file = file.to_string_lossy();
+    let Some(rest) = file.strip_prefix("lib").and_then(|f| f.strip_prefix(stem)) else {
+        return false;
+    };
+    let machine = format!("-{}", std::env::consts::ARCH);
+    let rest = rest.strip_prefix(&machine).unwrap_or(rest);
+    rest == ".so" || rest.starts_with(".so.")
+}
+
+fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(directory).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
+}
+
+fn library_directories() -> Vec<PathBuf> {
+    let triplet = format!("{}-linux-gnu", std::env::consts::ARCH);
+    let mut directories: Vec<PathBuf> = Vec::new();
+    for base in ["/usr/local/lib", "/usr/lib", "/lib", "/usr/lib64"] {
+        directories.extend([Path::new(base).join(&triplet), base.into()]);
+    }
+    // LLVM keeps its runtimes, Scudo among them, at <llvm>/lib/clang/<version>/lib/<system>. The
+    // newest LLVM first.
+    let mut llvms: Vec<PathBuf> =
+        entries("/usr/lib".as_ref()).filter(|p| p.to_string_lossy().contains("/llvm-")).collect();
+    llvms.sort();
+    for llvm in llvms.iter().rev() {
+        for version in entries(&llvm.join("lib/clang")) {
+            directories.extend(entries(&version.join("lib")));
+        }
+    }
+    directories
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_allocator_itself_counts_as_its_library() {
+        for file in ["libjemalloc.so", "libjemalloc.so.2"] {
+            assert!(is_library(file.into(), "jemalloc"), "{file}");
+        }
+        for file in ["libjemalloc.a", "libjemalloc_pic.so", "jemalloc.so"] {
+            assert!(!is_library(file.into(), "jemalloc"), "{file}");
+        }
+        let scudo = format!("libclang_rt.scudo_standalone-{}.so", std::env::consts::ARCH);
+        assert!(is_library(scudo.into(), "clang_rt.scudo_standalone"));
+    }
+
+    #[test]
+    fn what_the_user_adds_cannot_change_the_service_or_the_pattern() {
+        let peer = refpage(OFF, "/lib/librefpage.so".as_ref(), "service=memset:pattern=0");
+        let (_, options) = &peer.environment[0];
+        assert!(options.ends_with(":service=off:pattern=0xaa:stats=0"), "{options}");
+        assert_eq!(peer.promise, None);
+        assert_eq!(refpage("refpage", "/x".as_ref(), "").promise, Some(PATTERN));
+    }
+
+    #[test]
+    fn a_name_that_nobody_knows_is_an_error_and_not_a_missing_package() {
+        assert!(other("gemalloc").is_err());
+        assert!(other("mine=/no/such/lib.so").is_err());
+        assert!(matches!(other("glibc"), Ok(Ok(_))));
+    }
+}

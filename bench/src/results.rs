@@ -1,0 +1,167 @@
+//! All that was measured, and the files that keep it.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::stats::{Summary, ratios, summarize};
+use crate::targets::Verdict;
+use crate::work::Measured;
+
+/// A whole run of the command.
+#[derive(Debug, Serialize)]
+pub struct Results {
+    /// The kernel's release.
+    pub kernel: String,
+    /// How many CPUs this process may use.
+    pub cpus: usize,
+    /// Rounds of each case.
+    pub runs: usize,
+    /// How large the cases were.
+    pub scale: String,
+    /// Options of refpage that the user added.
+    pub options: String,
+    /// One line on each allocator: its library, its service, what it said.
+    pub notes: Vec<String>,
+    /// The cases that were run.
+    pub cases: Vec<CaseResults>,
+    /// What was aimed at, and what came of it.
+    pub targets: Vec<Verdict>,
+}
+
+/// One case.
+#[derive(Debug, Serialize)]
+pub struct CaseResults {
+    /// Its name.
+    pub name: String,
+    /// What it does.
+    pub title: String,
+    /// What its times are per.
+    pub unit: &'static str,
+    /// The baseline that has a column of ratios.
+    pub versus: Option<&'static str>,
+    /// Who took part.
+    pub rows: Vec<Row>,
+}
+
+/// A peer in a case.
+#[derive(Debug, Serialize)]
+pub struct Row {
+    /// Its name.
+    pub peer: String,
+    /// One measurement a round.
+    pub measured: Vec<Measured>,
+    /// Why there are no more.
+    pub failure: Option<String>,
+}
+
+/// Something that was measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Metric {
+    /// Wall time, nanoseconds an operation.
+    Wall,
+    /// CPU time of all threads, nanoseconds an operation.
+    Cpu,
+    /// Peak resident set, KiB.
+    Peak,
+    /// Resident set at the end, KiB.
+    Held,
+    /// Page faults.
+    Faults,
+}
+
+impl Metric {
+    /// Its name in the tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Wall => "wall",
+            Self::Cpu => "CPU",
+            Self::Peak => "peak RSS",
+            Self::Held => "held RSS",
+            Self::Faults => "faults",
+        }
+    }
+
+    fn of(self, measured: &Measured) -> f64 {
+        let Measured { cost, operations, .. } = measured;
+        let each = 1.0 / *operations as f64;
+        match self {
+            Self::Wall => cost.wall_ns as f64 * each,
+            Self::Cpu => cost.cpu_ns as f64 * each,
+            Self::Peak => cost.peak_kib as f64,
+            Self::Held => cost.held_kib as f64,
+            Self::Faults => (cost.minor_faults + cost.major_faults) as f64,
+        }
+    }
+}
+
+impl CaseResults {
+    /// The row of a peer that finished.
+    pub fn row(&self, peer: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.peer == peer && row.failure.is_none())
+    }
+}
+
+impl Row {
+    fn values(&self, metric: Metric) -> Vec<f64> {
+        self.measured.iter().map(|measured| metric.of(measured)).collect()
+    }
+
+    /// The median and range of all rounds.
+    pub fn summary(&self, metric: Metric) -> Option<Summary> {
+        summarize(self.values(metric))
+    }
+
+    /// The median and range of the rounds' ratios to another row.
+    pub fn ratio(&self, metric: Metric, base: &Row) -> Option<Summary> {
+        ratios(&self.values(metric), &base.values(metric))
+    }
+}
+
+impl Results {
+    /// Writes everything as JSON.
+    pub fn write_json(&self, path: &Path) -> Result<()> {
+        let context = || format!("cannot write {}", path.display());
+        let mut file = BufWriter::new(File::create(path).with_context(context)?);
+        serde_json::to_writer_pretty(&mut file, self).with_context(context)?;
+        writeln!(file).and_then(|()| file.flush()).with_context(context)
+    }
+
+    /// Writes one line a measurement.
+    pub fn write_csv(&self, path: &Path) -> Result<()> {
+        let context = || format!("cannot write {}", path.display());
+        let mut file = BufWriter::new(File::create(path).with_context(context)?);
+        self.lines(&mut file).and_then(|()| file.flush()).with_context(context)
+    }
+
+    fn lines(&self, file: &mut impl Write) -> std::io::Result<()> {
+        writeln!(
+            file,
+            "case,peer,round,operations,wall_ns,cpu_ns,late_cpu_ns,peak_kib,held_kib,minor_faults,major_faults"
+        )?;
+        for case in &self.cases {
+            for row in &case.rows {
+                for (round, Measured { cost, operations, .. }) in row.measured.iter().enumerate() {
+                    writeln!(
+                        file,
+                        "{},{},{round},{operations},{},{},{},{},{},{},{}",
+                        case.name,
+                        row.peer,
+                        cost.wall_ns,
+                        cost.cpu_ns,
+                        cost.late_cpu_ns,
+                        cost.peak_kib,
+                        cost.held_kib,
+                        cost.minor_faults,
+                        cost.major_faults
+                    )?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! The child: one measurement, on one allocator, reported as JSON on stdout.
+
+use std::ffi::{CStr, c_char};
+use std::fs;
+use std::mem::transmute;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::cases::{self, Outcome, Scale};
+use crate::measure::Cost;
+use crate::memory::{Baseline, Malloc, Mapped, Memory};
+
+/// One measurement
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The case's whole name
+    #[arg(long)]
+    case: String,
+    /// How large
+    #[arg(long)]
+    scale: Scale,
+    /// A baseline instead of malloc
+    #[arg(long)]
+    baseline: Option<Baseline>,
+    /// The library that malloc must come from
+    #[arg(long)]
+    library: Option<PathBuf>,
+    /// The byte that malloc promises
+    #[arg(long)]
+    promise: Option<u8>,
+    /// Seconds until this process gives up
+    #[arg(long)]
+    timeout: u32,
+}
+
+/// What the child reports.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Measured {
+    /// What the measured part cost.
+    #[serde(flatten)]
+    pub cost: Cost,
+    /// How many operations it consisted of.
+    pub operations: usize,
+    /// How many bytes were compared with what they should be.
+    pub checked_bytes: u64,
+    /// The service that refpage took.
+    pub service: Option<String>,
+}
+
+/// Measures, checks and reports.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    // SAFETY: alarm only sets a timer, whose signal ends this process.
+    unsafe { libc::alarm(arguments.timeout) };
+    check_provider(arguments.library.as_deref())?;
+    let case = cases::all(arguments.scale).into_iter().find(|case| case.name == arguments.case);
+    let case = case.with_context(|| format!("no case is called {}", arguments.case))?;
+    let memory: Box<dyn Memory> = match arguments.baseline {
+        Some(baseline) => Box::new(Mapped::new(baseline)),
+        None => Box::new(Malloc { promise: arguments.promise }),
+    };
+    let Outcome { cost, operations, checked_bytes } = case.work.run(&*memory)?;
+    let measured = Measured { cost, operations, checked_bytes, service: service() };
+    println!("{}", serde_json::to_string(&measured)?);
+    Ok(())
+}
+
+/// The loader goes on without a library that it cannot preload: that must not pass for a result.
+fn check_provider(library: Option<&Path>) -> Result<()> {
+    let provider = provider().context("the loader does not know whose malloc this is")?;
+    let Some(library) = library else {
+        let name = provider.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if !name.starts_with("libc.so") && !name.starts_with("libc-") {
+            bail!("malloc comes from {}, not from the C library", provider.display());
+        }
+        return Ok(());
+    };
+    let maps = fs::read_to_string("/proc/self/maps").context("/proc/self/maps")?;
+    if !maps.lines().any(|line| line.ends_with(&*library.to_string_lossy())) {
+        bail!("{} is not mapped: it was not preloaded", library.display());
+    }
+    if provider.canonicalize()? != library {
+        bail!("malloc comes from {}, not from {}", provider.display(), library.display());
+    }
+    Ok(())
+}
+
+/// The file that this process's malloc is in.
+fn provider() -> Option<PathBuf> {
+    let malloc = symbol(c"malloc")?;
+    // SAFETY: the structure is plain pointers, for which null is a valid value, and the name that
+    // dladdr leaves in it belongs to the loader and stays.
+    unsafe {
+        let mut information: libc::Dl_info = std::mem::zeroed();
+        let found = libc::dladdr(malloc, &mut information) != 0;
+        let name = information.dli_fname;
+        (found && !name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().as_ref().into())
+    }
+}
+
+/// The service that refpage took in this process, if it is here.
+fn service() -> Option<String> {
+    let function = symbol(c"refpage_service")?;
+    // SAFETY: refpage.h declares the function so, and its string is constant.
+    unsafe {
+        let function = transmute::<*mut libc::c_void, extern "C" fn() -> *const c_char>(function);
+        Some(CStr::from_ptr(function()).to_string_lossy().into_owned())
+    }
+}
+
+fn symbol(name: &CStr) -> Option<*mut libc::c_void> {
+    // SAFETY: the name is a C string.
+    let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    (!address.is_null()).then_some(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_that_was_not_preloaded_is_noticed() {
+        let missing = check_provider(Some("/no/such/libmalloc.so".as_ref())).unwrap_err();
+        assert!(missing.to_string().contains("not preloaded"), "{missing}");
+    }
+
+    #[test]
+    fn this_process_has_the_c_librarys_malloc_unless_one_was_preloaded() {
+        if std::env::var_os("LD_PRELOAD").is_none() {
+            check_provider(None).unwrap();
+            assert_eq!(service(), None);
+        }
+    }
+}
