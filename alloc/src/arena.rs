@@ -16,12 +16,15 @@ use talc::DefaultBinning;
 use talc::base::Talc;
 use talc::source::Manual;
 
-use crate::cache::Memory;
+use crate::cache::{Memory, Part};
 use crate::classes::ARENA_WORD;
 use crate::page_map::{Kind, SLOT};
 
 /// Slots of one arena: 64 MiB of addresses, untouched until spans are carved from them.
 const ARENA_SLOTS: usize = 1024;
+
+/// A Region of fewer slots is small: 1 GiB.
+const SMALL_REGION: usize = 1 << 14;
 
 /// What talc's base address has to lie below a slot border for the first gap to begin there.
 const TAG_ROOM: usize = size_of::<usize>();
@@ -63,6 +66,15 @@ impl Arenas {
         Some(head)
     }
 
+    /// Puts pages of spans in place that are about to be used.
+    pub fn ready(&self, memory: Memory<'_>, pages: Pages) {
+        if block_slots(memory) > 1 {
+            memory.engine.prefill_ahead(pages);
+        } else {
+            memory.engine.prefill(pages);
+        }
+    }
+
     /// Locks the arenas for the time of a fork.
     pub fn acquire(&self) {
         self.talc.acquire();
@@ -80,15 +92,17 @@ impl Arenas {
 
 /// Gives talc one more arena, with room for a span of `slots`.
 fn claim(talc: &mut Talc<Manual, DefaultBinning>, memory: Memory<'_>, slots: usize) -> Option<()> {
+    let align = block_slots(memory);
     // A slot for talc's own words before the first border, and one for the word at the end.
-    let least = slots + 2;
+    let least = (slots + 2).next_multiple_of(align);
     let wanted = ARENA_SLOTS.min(memory.map.slots() / 8).max(least);
-    let mut extents = memory.cache.extents.lock();
-    let head =
-        extents.allocate(memory.map, wanted, 1).or_else(|| extents.allocate(memory.map, least, 1));
+    let mut extents = memory.cache.extents(Part::Content).lock();
+    let head = extents
+        .allocate(memory.map, wanted, align)
+        .or_else(|| extents.allocate(memory.map, least, align));
     drop(extents);
     // Cached runs make way for the least.
-    let head = head.or_else(|| memory.cache.take_fresh(memory, least, 1))?;
+    let head = head.or_else(|| memory.cache.take_fresh(memory, least, align, &[Part::Content]))?;
     let run = memory.map.run(head);
     let slots = run.slots.load(Ordering::Relaxed) as usize;
     run.window.open(memory.map.pages(head, slots), 0, 1);
@@ -99,6 +113,16 @@ fn claim(talc: &mut Talc<Manual, DefaultBinning>, memory: Memory<'_>, slots: usi
     let skip = if talc.is_metadata_established() { SLOT - TAG_ROOM } else { 0 };
     // SAFETY: the run is fresh, in nobody else's hands, and stays an arena for ever.
     unsafe { talc.claim(start.add(skip), slots * SLOT - skip) }.map(|_| ())
+}
+
+/// Slots that an arena's length and first slot are multiples of: whole huge pages fit, but in a
+/// small Region, where nothing is to be wasted.
+fn block_slots(memory: Memory<'_>) -> usize {
+    if memory.map.slots() < SMALL_REGION {
+        1
+    } else {
+        memory.map.slot_of(memory.engine.pages_per_block())
+    }
 }
 
 /// The next span's tag and the header of the gap behind it will most likely be written around
@@ -118,22 +142,27 @@ fn layout(slots: usize) -> Option<Layout> {
 }
 
 /// Writes the content over the first and the last page of each of the span's slots, where talc's
-/// words are or were, but for its present last word.
+/// words are or were, but for its present last word. With `lazy`, a missing page has none.
 fn restore_borders(memory: Memory<'_>, head: usize, slots: usize) {
-    if memory.engine.service() == Service::Off {
+    let service = memory.engine.service();
+    if service == Service::Off {
         return;
     }
     let region = memory.engine.region();
     let page = 1usize << region.page_shift();
+    let restore = |start: *mut u8, len: usize| {
+        let pages = region.pages_of(start as usize, len);
+        if service == Service::Memset || region.present().get(pages.first) {
+            // SAFETY: the span is in this thread's hands.
+            unsafe { memory.engine.content().fill(start, len) };
+            region.present().set(pages);
+        }
+    };
     for slot in head..head + slots {
         let start = memory.map.address(slot);
         let last = if slot + 1 == head + slots { ARENA_WORD } else { 0 };
-        // SAFETY: the span is in this thread's hands; talc's word at its end is left alone.
-        unsafe {
-            memory.engine.content().fill(start, page.min(SLOT - last));
-            memory.engine.content().fill(start.add(SLOT - page), page - last);
-        }
-        region.present().set(region.pages_of(start as usize, 1));
-        region.present().set(region.pages_of(start as usize + SLOT - 1, 1));
+        restore(start, page.min(SLOT - last));
+        // SAFETY: within the slot. talc's word at the end of the span is left alone.
+        restore(unsafe { start.add(SLOT - page) }, page - last);
     }
 }

@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use refpage::sys::lock::Mutex;
 use refpage::sys::vm;
-use refpage::{Engine, Pages};
+use refpage::{Engine, Fresh, Pages, Region};
 
 use crate::arena::Arenas;
 use crate::extents::{BINS, Extents, List, bin_of};
@@ -31,12 +31,18 @@ const EVICTIONS: usize = 4;
 const ROUND_RUNS: usize = 32;
 const ROUND_PAGES: usize = 4096;
 
-/// Lists: for each bin one of large runs, then for each length one of spans with pages, then for
-/// each length one of spans without.
-const LISTS: usize = 3 * BINS;
+/// Lists: for each bin one of large runs that hold the content and one of those that hold zeros,
+/// then for each length one of spans with pages and one of spans without.
+const ZEROS: usize = BINS;
+const SPANS: usize = 2 * BINS;
+const BARE_SPANS: usize = 3 * BINS;
+const LISTS: usize = 4 * BINS;
 
-/// Those whose runs have pages to give back.
-const WITH_PAGES: usize = 2 * BINS;
+/// Lists before this have pages to give back.
+const WITH_PAGES: usize = BARE_SPANS;
+
+/// Cached runs that are compared when one is taken.
+const CHOICE: usize = 4;
 
 /// Where the pages of a run go that is not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +51,15 @@ enum Destination {
     Pool,
     /// To the kernel: there are too many.
     Kernel,
+}
+
+/// The parts of the Region, by what their missing pages read as without anyone's help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The engine's content.
+    Content,
+    /// Zeros.
+    Zero,
 }
 
 /// What is done with memory is done to these.
@@ -69,8 +84,8 @@ impl Memory<'_> {
 #[derive(Debug)]
 pub struct RunCache {
     lists: Mutex<[List; LISTS]>,
-    /// Free slots of the Region.
-    pub extents: Mutex<Extents>,
+    /// Free slots of the Region's content part and of its zero part.
+    extents: [Mutex<Extents>; 2],
     /// What spans are carved from.
     pub arenas: Arenas,
     /// Present pages of cached runs.
@@ -82,11 +97,16 @@ pub struct RunCache {
 }
 
 impl RunCache {
-    /// Nothing cached; all of the map's slots are free.
-    pub fn new(map: &PageMap, decay_ms: u32) -> Self {
+    /// Nothing cached; all of the map's slots are free. Slot 0 stays out of use, so that no block
+    /// begins where the Region does.
+    pub fn new(map: &PageMap, region: &Region, decay_ms: u32) -> Self {
+        let zero_from = map.slot_of(region.content_part().count);
         Self {
             lists: Mutex::new([List::EMPTY; LISTS]),
-            extents: Mutex::new(Extents::new(map)),
+            extents: [
+                Mutex::new(Extents::new(map, 1, zero_from)),
+                Mutex::new(Extents::new(map, zero_from, map.slots())),
+            ],
             arenas: Arenas::new(),
             pages: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
@@ -100,21 +120,54 @@ impl RunCache {
         self.pages.load(Relaxed)
     }
 
-    /// Takes the cached run of `slots` (a bin's size) that was freed last. Its kind is `Moving`.
-    pub fn take_large(&self, memory: Memory<'_>, slots: usize) -> Option<usize> {
-        self.take_newest(memory, bin_of(slots))
+    /// The free slots of a part of the Region.
+    pub fn extents(&self, part: Part) -> &Mutex<Extents> {
+        let [content, zero] = &self.extents;
+        match part {
+            Part::Content => content,
+            Part::Zero => zero,
+        }
+    }
+
+    /// Slots in use.
+    pub fn used_slots(&self) -> usize {
+        self.extents.iter().map(|extents| extents.lock().used()).sum()
+    }
+
+    /// Takes a cached run of `slots` (a bin's size) whose present pages hold what is wanted, else
+    /// one that can be made to: of those freed last, the one that keeps about as many pages as
+    /// are expected to be used. Its kind is `Moving`.
+    pub fn take_large(
+        &self,
+        memory: Memory<'_>,
+        slots: usize,
+        fresh: Fresh,
+        expected: usize,
+    ) -> Option<usize> {
+        let bin = bin_of(slots);
+        let (first, second) = match fresh {
+            Fresh::Content => (bin, ZEROS + bin),
+            Fresh::Zero => (ZEROS + bin, bin),
+        };
+        let mut lists = self.lists.lock();
+        let head = choose(memory, lists.get(first)?, expected).or_else(|| {
+            let other = lists.get(second)?.newest()?;
+            // A run of the zero part has to have its missing pages filled for malloc.
+            let serves = fresh == Fresh::Zero
+                || part_of(memory, other) == Part::Content
+                || memory.map.run(other).size.load(Relaxed) * 4 >= memory.pages(other).count * 3;
+            serves.then_some(other)
+        })?;
+        self.unlist(&mut lists, memory, head);
+        Some(head)
     }
 
     /// Takes the empty span of `slots` that was emptied last, one with pages if there is one. Its
     /// kind is `Moving`.
     pub fn take_span(&self, memory: Memory<'_>, slots: usize) -> Option<usize> {
         let bin = bin_of(slots);
-        self.take_newest(memory, BINS + bin).or_else(|| self.take_newest(memory, WITH_PAGES + bin))
-    }
-
-    fn take_newest(&self, memory: Memory<'_>, list: usize) -> Option<usize> {
         let mut lists = self.lists.lock();
-        let head = lists.get(list)?.newest()?;
+        let head = lists.get(SPANS + bin)?.newest().or(lists.get(BARE_SPANS + bin)?.newest())?;
         self.unlist(&mut lists, memory, head);
         Some(head)
     }
@@ -192,8 +245,8 @@ impl RunCache {
         // A span's last page stays: the arena's word is on it.
         let pages = if span { all.prefix(all.count - 1) } else { all };
         match to {
-            Destination::Pool => memory.engine.release(pages),
-            Destination::Kernel => memory.engine.drop_pages(pages),
+            Destination::Pool if !run.zeros.load(Relaxed) => memory.engine.release(pages),
+            _ => memory.engine.drop_pages(pages),
         }
         if span {
             let mut lists = self.lists.lock();
@@ -203,16 +256,41 @@ impl RunCache {
             // What is locked in memory stays.
             let kept = memory.engine.region().present().count(pages) > 0;
             run.dirty.store(kept, Relaxed);
-            self.extents.lock().free(memory.map, head);
+            self.extents(part_of(memory, head)).lock().free(memory.map, head);
         }
     }
 
-    /// Free slots for a run of `slots` at a multiple of `align` slots, for which cached runs make
-    /// way if need be. All its pages are missing, its kind is `Moving`.
-    pub fn take_fresh(&self, memory: Memory<'_>, slots: usize, align: usize) -> Option<usize> {
+    /// Free slots for a run of `slots` at a multiple of `align` slots, if `part` has some to spare:
+    /// nobody makes way. Else as [`take_fresh`](Self::take_fresh).
+    pub fn take_aligned(
+        &self,
+        memory: Memory<'_>,
+        slots: usize,
+        align: usize,
+        part: Part,
+    ) -> Option<usize> {
+        let head = self.extents(part).lock().allocate(memory.map, slots, align)?;
+        memory.map.run(head).zeros.store(false, Relaxed);
+        Some(head)
+    }
+
+    /// Free slots for a run of `slots` at a multiple of `align` slots, in the first of `parts` that
+    /// has any, for which cached runs make way if need be. All its pages are missing, its kind is
+    /// `Moving`.
+    pub fn take_fresh(
+        &self,
+        memory: Memory<'_>,
+        slots: usize,
+        align: usize,
+        parts: &[Part],
+    ) -> Option<usize> {
         loop {
-            if let Some(head) = self.extents.lock().allocate(memory.map, slots, align) {
-                return Some(head);
+            for &part in parts {
+                let found = self.extents(part).lock().allocate(memory.map, slots, align);
+                if let Some(head) = found {
+                    memory.map.run(head).zeros.store(false, Relaxed);
+                    return Some(head);
+                }
             }
             if self.purge_round(memory, u64::MAX) == 0 {
                 return None;
@@ -225,7 +303,7 @@ impl RunCache {
     pub fn purge(&self, memory: Memory<'_>, now_ms: u64) -> Option<u64> {
         // The fault handler calls this, and a signal handler may fault on a thread that holds one
         // of these: then later.
-        if self.lists.try_lock().is_none() || self.extents.try_lock().is_none() {
+        if self.lists.try_lock().is_none() || self.extents.iter().any(|e| e.try_lock().is_none()) {
             return Some(10);
         }
         if self.purge_round(memory, now_ms.saturating_sub(self.decay_ms)) == ROUND_RUNS {
@@ -277,7 +355,7 @@ impl RunCache {
     pub fn acquire(&self) {
         self.arenas.acquire();
         self.lists.acquire();
-        self.extents.acquire();
+        self.extents.iter().for_each(Mutex::acquire);
     }
 
     /// Unlocks what [`acquire`](Self::acquire) locked.
@@ -287,7 +365,7 @@ impl RunCache {
     pub unsafe fn release(&self) {
         // SAFETY: the caller's promise.
         unsafe {
-            self.extents.release();
+            self.extents.iter().for_each(|extents| extents.release());
             self.lists.release();
             self.arenas.release();
         }
@@ -299,8 +377,24 @@ fn list_of(memory: Memory<'_>, head: usize) -> usize {
     let run = memory.map.run(head);
     let bin = bin_of(run.slots.load(Relaxed) as usize);
     match run.kind() {
-        Kind::EmptySpan => BINS + bin,
-        Kind::BareSpan => WITH_PAGES + bin,
+        Kind::EmptySpan => SPANS + bin,
+        Kind::BareSpan => BARE_SPANS + bin,
+        _ if run.zeros.load(Relaxed) => ZEROS + bin,
         _ => bin,
+    }
+}
+
+/// The newest few of a list are as hot as each other: the one whose pages fit best.
+fn choose(memory: Memory<'_>, list: &List, expected: usize) -> Option<usize> {
+    let distance = |&head: &usize| memory.map.run(head).size.load(Relaxed).abs_diff(expected);
+    list.newest_first(memory.map).take(CHOICE).min_by_key(distance)
+}
+
+/// The part of the Region that a run lies in.
+pub fn part_of(memory: Memory<'_>, head: usize) -> Part {
+    if memory.engine.region().in_zero_part(memory.map.pages(head, 1).first) {
+        Part::Zero
+    } else {
+        Part::Content
     }
 }

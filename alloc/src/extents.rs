@@ -55,6 +55,13 @@ impl List {
         (self.last as usize).checked_sub(1)
     }
 
+    /// All runs of the list, the one pushed last first.
+    pub fn newest_first<'a>(&self, map: &'a PageMap) -> impl Iterator<Item = usize> + use<'a> {
+        core::iter::successors(self.newest(), |&head| {
+            (map.run(head).next.load(Relaxed) as usize).checked_sub(1)
+        })
+    }
+
     /// Adds a run that is on no list.
     pub fn push(&mut self, map: &PageMap, head: usize) {
         let run = map.run(head);
@@ -82,21 +89,25 @@ impl List {
     }
 }
 
-/// The free slots of the Region.
+/// The free slots of a part of the Region.
 #[derive(Debug)]
 pub struct Extents {
     bins: [List; BINS],
     filled: u128,
+    /// The part: its first slot, and the one behind its last.
+    first: usize,
+    end: usize,
     /// Slots in use.
     used: usize,
 }
 
 impl Extents {
-    /// With all of the map's slots free; slot 0 stays out of use, so that no block begins where
-    /// the Region does.
-    pub fn new(map: &PageMap) -> Self {
-        let mut extents = Self { bins: [List::EMPTY; BINS], filled: 0, used: 0 };
-        extents.insert(map, 1, map.slots() - 1);
+    /// With all of the slots from `first` to `end` free.
+    pub fn new(map: &PageMap, first: usize, end: usize) -> Self {
+        let mut extents = Self { bins: [List::EMPTY; BINS], filled: 0, first, end, used: 0 };
+        if first < end {
+            extents.insert(map, first, end - first);
+        }
         extents
     }
 
@@ -132,7 +143,7 @@ impl Extents {
         let run = map.run(head);
         let old = run.slots.load(Relaxed) as usize;
         let next = head + old;
-        if next >= map.slots() || map.head(next) != Some(next) {
+        if next >= self.end || map.head(next) != Some(next) {
             return false;
         }
         let free = map.run(next);
@@ -158,7 +169,8 @@ impl Extents {
         let len = map.run(head).slots.load(Relaxed) as usize;
         self.used -= len;
         let (mut first, mut end) = (head, head + len);
-        if let Some(below) = head.checked_sub(1).and_then(|slot| map.head(slot))
+        if head > self.first
+            && let Some(below) = map.head(head - 1)
             && below < head
             && map.run(below).kind() == Kind::Free
             && below + map.run(below).slots.load(Relaxed) as usize == head
@@ -167,7 +179,7 @@ impl Extents {
             map.run(below).set_kind(Kind::None);
             first = below;
         }
-        if end < map.slots() && map.head(end) == Some(end) && map.run(end).kind() == Kind::Free {
+        if end < self.end && map.head(end) == Some(end) && map.run(end).kind() == Kind::Free {
             let above = end;
             self.remove(map, above);
             map.run(above).set_kind(Kind::None);
@@ -234,7 +246,7 @@ mod tests {
     #[test]
     fn freed_neighbours_become_one_extent_again() {
         let map = map(256);
-        let mut extents = Extents::new(&map);
+        let mut extents = Extents::new(&map, 1, map.slots());
         let runs: [usize; 5] =
             core::array::from_fn(|_| extents.allocate(&map, 10, 1).expect("room for 50 slots"));
         assert_eq!(extents.used(), 50);
@@ -249,7 +261,7 @@ mod tests {
     #[test]
     fn alignment_is_in_addresses() {
         let map = map(256);
-        let mut extents = Extents::new(&map);
+        let mut extents = Extents::new(&map, 1, map.slots());
         for align in [1, 2, 16, 64] {
             let head = extents.allocate(&map, 3, align).expect("room");
             assert!((map.address(head) as usize).is_multiple_of(align * SLOT));
@@ -259,7 +271,7 @@ mod tests {
     #[test]
     fn a_run_grows_into_the_free_slots_behind_it() {
         let map = map(64);
-        let mut extents = Extents::new(&map);
+        let mut extents = Extents::new(&map, 1, map.slots());
         let a = extents.allocate(&map, 4, 1).expect("room");
         assert!(extents.grow(&map, a, 6));
         let b = extents.allocate(&map, 4, 1).expect("room");

@@ -9,22 +9,30 @@
 //!
 //! Sizes are rounded to four steps a doubling, in addresses only: what nobody touches is missing.
 
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use refpage::sys::vm;
-use refpage::{Count, Pages, Service};
+use refpage::{Count, Fresh, Pages, Service, Touched};
 
-use crate::cache::Memory;
-use crate::extents::{BINS, bin_above, bin_of, bin_slots};
+use crate::cache::{Memory, Part, part_of};
+use crate::extents::{bin_above, bin_slots};
 use crate::misuse;
 use crate::page_map::{Kind, SLOT};
+use crate::predictor::Predictor;
 
-/// Pages from which a run may get huge pages, which its first faults will show.
-const HUGE_RUN: usize = 2048;
+/// Bytes of calloc from which its run comes from the zero part of the Region. Which pages were
+/// touched there has to be asked of the kernel, which a smaller run is not worth.
+const ZERO_PART_FROM: usize = 1 << 20;
+
+/// Runs are expected to be used to their end from this share on: all but one part in so many.
+const NEARLY: usize = 16;
 
 /// Uses in a row that touched less than a quarter of a run's pages before it gives some up: the
 /// faults to get them back cost as much as refilling them that many times.
 const SPARSE_USES: u32 = 16;
+
+/// The share of a run that is put in place behind its end when it grows.
+const GROWTH: usize = 8;
 
 /// Pages from which a realloc that has to go elsewhere asks for a run without pages, so that its
 /// own can be moved there.
@@ -45,8 +53,7 @@ pub struct LargeCounters {
 #[derive(Debug)]
 pub struct Large {
     live_bytes: AtomicUsize,
-    /// For each bin: pages that such runs had touched when they were freed, a moving average.
-    touched: [AtomicU32; BINS],
+    predictor: Predictor,
     /// What was done so far.
     pub counters: LargeCounters,
 }
@@ -56,7 +63,7 @@ impl Large {
     pub const fn new() -> Self {
         Self {
             live_bytes: AtomicUsize::new(0),
-            touched: [const { AtomicU32::new(0) }; BINS],
+            predictor: Predictor::new(),
             counters: LargeCounters {
                 allocated: Count::new(),
                 recycled: Count::new(),
@@ -74,18 +81,24 @@ impl Large {
     pub fn allocate(&self, memory: Memory<'_>, size: usize, align: usize, zeroed: bool) -> *mut u8 {
         let Some(slots) = slots_for(size) else { return core::ptr::null_mut() };
         let align = align.div_ceil(SLOT);
-        let cached = if align == 1 { memory.cache.take_large(memory, slots) } else { None };
+        let fresh = if zeroed { Fresh::Zero } else { Fresh::Content };
+        let expected = self.predictor.expected(slots, fresh);
+        let cached =
+            if align == 1 { memory.cache.take_large(memory, slots, fresh, expected) } else { None };
         let head = match cached {
             Some(head) => {
                 self.counters.recycled.add(1);
                 head
             }
-            None => match self.take_fresh(memory, slots, align, size) {
+            None => match self.take_fresh(memory, slots, align, size, fresh) {
                 Some(head) => head,
                 None => return core::ptr::null_mut(),
             },
         };
-        self.open(memory, head, size, zeroed);
+        let placed = self.open(memory, head, size, fresh);
+        if cached.is_none() {
+            self.predictor.allocated(memory, head, fresh, placed);
+        }
         memory.map.address(head)
     }
 
@@ -95,50 +108,79 @@ impl Large {
         slots: usize,
         align: usize,
         size: usize,
+        fresh: Fresh,
     ) -> Option<usize> {
         // The Region was reserved before a limit that came later; malloc honours it all the same.
         let limit = vm::address_space_limit();
         if limit.is_some_and(|limit| (self.live_bytes() + size) as u64 > limit) {
             return None;
         }
-        memory.cache.make_room(memory, self.expected(slots));
-        memory.cache.take_fresh(memory, slots, align)
+        self.predictor.look(memory, slots, fresh);
+        memory.cache.make_room(memory, self.predictor.expected(slots, fresh));
+        let parts = match fresh {
+            Fresh::Zero if size >= ZERO_PART_FROM => [Part::Zero, Part::Content],
+            _ => [Part::Content, Part::Zero],
+        };
+        // Where huge pages fit, they are to fit from the start.
+        let block = memory.map.slot_of(memory.engine.pages_per_block());
+        if slots >= block
+            && align < block
+            && let Some(head) = memory.cache.take_aligned(memory, slots, block, parts[0])
+        {
+            return Some(head);
+        }
+        memory.cache.take_fresh(memory, slots, align, &parts)
     }
 
-    /// Pages that a run of `slots` will have touched when it is freed, by what such runs had.
-    fn expected(&self, slots: usize) -> usize {
-        self.touched.get(bin_of(slots)).map_or(0, |touched| touched.load(Relaxed) as usize)
-    }
-
-    /// Hands out the run at `head`.
-    fn open(&self, memory: Memory<'_>, head: usize, size: usize, zeroed: bool) {
+    /// Hands out the run at `head`: how many pages were put in place for that.
+    fn open(&self, memory: Memory<'_>, head: usize, size: usize, fresh: Fresh) -> usize {
+        let engine = memory.engine;
         let run = memory.map.run(head);
         let slots = run.slots.load(Relaxed) as usize;
         let pages = memory.map.pages(head, slots);
-        let asked = memory.engine.region().pages_of(memory.map.address(head) as usize, size);
-        let expected = self.expected(slots);
+        let asked = engine.region().pages_of(memory.map.address(head) as usize, size);
+        let zeroed = fresh == Fresh::Zero;
+        let held_zeros = run.zeros.swap(zeroed, Relaxed);
+        let expected = self.predictor.expected(slots, fresh);
         run.window.open(pages, if zeroed { asked.count } else { 0 }, expected);
         run.size.store(size, Relaxed);
-        // Pages put in place now cost no fault; but where huge pages may come, they come better.
-        let soon = if asked.count < HUGE_RUN { asked.prefix(expected) } else { asked.prefix(0) };
-        match (memory.engine.service(), zeroed) {
-            (Service::Off, zeroed) => {
-                memory.engine.provide(asked);
+        if held_zeros != zeroed {
+            engine.convert(pages, fresh);
+        }
+        // Pages put in place now cost no fault.
+        let soon = self.soon(memory, pages, asked, expected);
+        match (engine.service(), fresh) {
+            (Service::Off, _) => {
+                engine.provide(asked);
                 if run.dirty.swap(true, Relaxed) && zeroed {
                     // SAFETY: the run is in this thread's hands and holds `size` bytes.
                     unsafe { memory.map.address(head).write_bytes(0, size) };
                 }
             }
-            (_, true) => {
-                memory.engine.zero_present(asked);
-                memory.engine.prefill_zeros(soon);
+            (Service::Memset, Fresh::Zero) => {}
+            (_, Fresh::Zero) => engine.prefill_zeros(soon),
+            (_, Fresh::Content) => {
+                engine.provide(asked);
+                engine.prefill(soon);
             }
-            (Service::Lazy, false) => memory.engine.prefill(soon),
-            (_, false) => memory.engine.provide(asked),
         }
         self.live_bytes.fetch_add(size, Relaxed);
         self.counters.allocated.add(1);
         run.set_kind(Kind::Large);
+        soon.count
+    }
+
+    /// The pages of a run to put in place when it is handed out: those `expected` to be used,
+    /// rounded up to all that was asked for, or to a whole huge page, where little is missing.
+    fn soon(&self, memory: Memory<'_>, run: Pages, asked: Pages, expected: usize) -> Pages {
+        if memory.engine.service() != Service::Lazy {
+            return asked.prefix(0);
+        }
+        let soon = if nearly(expected, asked.count) { asked } else { asked.prefix(expected) };
+        let block = memory.engine.pages_per_block();
+        let whole = Pages::span(asked.first, soon.end().next_multiple_of(block));
+        let last = Pages::span((whole.end() - block).max(asked.first), soon.end());
+        if nearly(last.count, block) && whole.end() <= run.end() { whole } else { soon }
     }
 
     /// Frees the large allocation at `address`; ends the process if there is none.
@@ -165,7 +207,8 @@ impl Large {
         }
     }
 
-    /// Puts a run that was live into the cache, its content restored.
+    /// Puts a run that was live into the cache, its content restored; zeros, if it came from calloc
+    /// and has not grown: the next of its size will likely do so, too.
     fn retire(&self, memory: Memory<'_>, head: usize) {
         let run = memory.map.run(head);
         let slots = run.slots.load(Relaxed) as usize;
@@ -173,36 +216,45 @@ impl Large {
         self.learn_zeroed(memory, head);
         self.live_bytes.fetch_sub(run.size.load(Relaxed), Relaxed);
         self.counters.freed.add(1);
-        let dirty = memory.engine.refill(pages);
-        if let Some(touched) = self.touched.get(bin_of(slots)) {
-            let old = touched.load(Relaxed) as usize;
-            touched.store(((old * 3 + dirty) / 4) as u32, Relaxed);
-        }
-        self.thin_out(memory, head, dirty);
+        let fresh = if run.zeros.load(Relaxed) { Fresh::Zero } else { Fresh::Content };
+        let touched = memory.engine.refill(pages, fresh);
+        self.predictor.learn(slots, fresh, touched.prefix);
+        self.thin_out(memory, head, touched);
         memory.cache.keep(memory, head, Kind::Cached);
     }
 
     /// A run that is dense from some former use, but has long been used sparsely, costs its whole
     /// length at each free: it gives up what is behind the pages that its users touch.
-    fn thin_out(&self, memory: Memory<'_>, head: usize, dirty: usize) {
+    fn thin_out(&self, memory: Memory<'_>, head: usize, touched: Touched) {
         if memory.engine.service() != Service::Lazy {
             return;
         }
         let run = memory.map.run(head);
         let pages = memory.pages(head);
-        if dirty * 4 > memory.engine.region().present().count(pages) {
+        if touched.pages * 4 > memory.engine.region().present().count(pages) {
             run.sparse_uses.store(0, Relaxed);
         } else if run.sparse_uses.fetch_add(1, Relaxed) == SPARSE_USES {
-            memory.engine.release(pages.skip(dirty * 2));
+            let spare = pages.skip(touched.pages * 2);
+            if run.zeros.load(Relaxed) {
+                memory.engine.drop_pages(spare);
+            } else {
+                memory.engine.release(spare);
+            }
             run.sparse_uses.store(0, Relaxed);
         }
     }
 
-    /// Under `memset`, the kernel itself populated what is zero: finds out which pages.
+    /// Under `memset`, and in the zero part, the kernel itself populated what is zero: finds out
+    /// which pages.
     fn learn_zeroed(&self, memory: Memory<'_>, head: usize) {
         let window = &memory.map.run(head).window;
         let zero = window.zero_pages();
-        if zero > 0 && memory.engine.service() == Service::Memset {
+        let natively = match memory.engine.service() {
+            Service::Memset => true,
+            Service::Lazy => part_of(memory, head) == Part::Zero,
+            Service::Off => false,
+        };
+        if zero > 0 && natively {
             memory.engine.learn_present(window.pages().prefix(zero));
         }
     }
@@ -227,10 +279,8 @@ impl Large {
         let Some(slots) = slots_for(size) else { return core::ptr::null_mut() };
         let head = self.claim(memory, address);
         let run = memory.map.run(head);
-        let (old_slots, old_size) = (run.slots.load(Relaxed) as usize, run.size.load(Relaxed));
-        let stays = slots <= old_slots && slots >= old_slots / 2
-            || slots > old_slots && memory.cache.extents.lock().grow(memory.map, head, slots);
-        if stays {
+        let old_size = run.size.load(Relaxed);
+        if self.stays(memory, head, size, slots) {
             run.window.resize(memory.map.pages(head, run.slots.load(Relaxed) as usize).count);
             self.resize(memory, head, old_size, size);
             run.set_kind(Kind::Large);
@@ -247,6 +297,22 @@ impl Large {
                 core::ptr::null_mut()
             }
         }
+    }
+
+    /// Whether the run at `head` can have `size` bytes where it is, after it got more slots if it
+    /// needed them.
+    fn stays(&self, memory: Memory<'_>, head: usize, size: usize, slots: usize) -> bool {
+        let run = memory.map.run(head);
+        let (old_slots, part) = (run.slots.load(Relaxed) as usize, part_of(memory, head));
+        // Its missing pages would read as zero beyond what came from calloc.
+        if part == Part::Zero
+            && size > run.size.load(Relaxed)
+            && memory.engine.service() == Service::Lazy
+        {
+            return false;
+        }
+        slots <= old_slots && slots >= old_slots / 2
+            || slots > old_slots && memory.cache.extents(part).lock().grow(memory.map, head, slots)
     }
 
     /// The run at `head` is long enough for both sizes: makes its bytes right.
@@ -269,12 +335,21 @@ impl Large {
         run.window.set_zero_pages(zero.min(kept.count));
         if new < old {
             let tail = Pages::span(kept.end(), region.pages_of(base, old).end());
-            memory.engine.refill(tail);
+            memory.engine.refill(tail, Fresh::Content);
             if tail.count > kept.count {
                 memory.engine.release(tail);
             }
         } else {
-            memory.engine.provide(Pages::span(kept.end(), region.pages_of(base, new).end()));
+            let added = Pages::span(kept.end(), region.pages_of(base, new).end());
+            if run.zeros.swap(false, Relaxed) {
+                // What is present behind its old end holds zeros, from a former user.
+                memory.engine.convert(memory.pages(head).skip(kept.count), Fresh::Content);
+            }
+            memory.engine.provide(added);
+            // Whoever has used all of what there was goes on.
+            if nearly(region.present().count(kept), kept.count) {
+                memory.engine.prefill(added.prefix(kept.count / GROWTH));
+            }
         }
     }
 
@@ -294,11 +369,14 @@ impl Large {
         let src = region.pages_of(from as usize, old_size);
         self.learn_zeroed(memory, head);
         let present = region.present().count(src);
-        let cached =
-            if off || present < MOVE_FROM { memory.cache.take_large(memory, slots) } else { None };
+        let cached = if off || present < MOVE_FROM {
+            memory.cache.take_large(memory, slots, Fresh::Content, present)
+        } else {
+            None
+        };
         let (to, recycled) = match cached {
             Some(to) => (to, true),
-            None => (self.take_fresh(memory, slots, 1, size)?, false),
+            None => (self.take_fresh(memory, slots, 1, size, Fresh::Content)?, false),
         };
         let run = memory.map.run(to);
         let pages = memory.map.pages(to, run.slots.load(Relaxed) as usize);
@@ -306,6 +384,9 @@ impl Large {
         run.window.open(pages, zero, 1);
         run.size.store(old_size, Relaxed);
         run.dirty.store(true, Relaxed);
+        if run.zeros.swap(false, Relaxed) {
+            memory.engine.convert(pages, Fresh::Content);
+        }
         self.live_bytes.fetch_add(old_size, Relaxed);
         self.counters.allocated.add(1);
         let start = memory.map.address(to);
@@ -318,7 +399,7 @@ impl Large {
         } else {
             // Missing pages of the old run that read as zero are to do so here, where locked memory
             // may have stayed.
-            memory.engine.zero_present(pages.prefix(zero));
+            memory.engine.convert(pages.prefix(zero), Fresh::Zero);
             memory.engine.relocate(Pages { first: pages.first, count: src.count }, src);
             if old.size.load(Relaxed) > old_size {
                 restore_page_from(memory, start as usize + old_size);
@@ -328,6 +409,11 @@ impl Large {
         run.set_kind(Kind::Large);
         Some(start)
     }
+}
+
+/// Whether a part is so much of the whole that the rest does not matter.
+fn nearly(part: usize, whole: usize) -> bool {
+    part * NEARLY >= whole * (NEARLY - 1)
 }
 
 /// Writes the content from `address` to the end of its page, all of which is in this thread's

@@ -46,6 +46,7 @@ mod large;
 mod misuse;
 pub mod options;
 mod page_map;
+mod predictor;
 mod spans;
 mod start;
 mod stats;

@@ -80,6 +80,10 @@ pub struct Run {
     pub size: AtomicUsize,
     /// Cached: when it was freed, in milliseconds.
     pub freed_at: AtomicU64,
+    /// Large: pages that were put in place when it was allocated.
+    pub placed: AtomicU32,
+    /// Large: it came from calloc. Cached: its present pages hold zeros instead of the content.
+    pub zeros: AtomicBool,
     /// Large: how often in a row it was freed with few of its pages touched.
     pub sparse_uses: AtomicU32,
     /// Large, service `off`: it may hold something other than zeros.
@@ -172,6 +176,12 @@ impl PageMap {
         self.slots
     }
 
+    /// The slot that holds the first byte of `page`.
+    #[inline]
+    pub fn slot_of(&self, page: usize) -> usize {
+        page >> (SLOT.trailing_zeros() - self.page_shift)
+    }
+
     /// The slot that holds `address`.
     #[inline]
     pub fn slot_at(&self, address: usize) -> usize {
@@ -185,6 +195,7 @@ impl PageMap {
     }
 
     /// The OS pages of `slots` slots from `first`.
+    #[inline]
     pub fn pages(&self, first: usize, slots: usize) -> Pages {
         let shift = SLOT.trailing_zeros() - self.page_shift;
         Pages { first: first << shift, count: slots << shift }

@@ -5,9 +5,9 @@
 
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use refpage::Pages;
 use refpage::sys::lock::Mutex;
 use refpage::sys::report::die;
+use refpage::{Pages, Service};
 
 use crate::cache::Memory;
 use crate::classes;
@@ -51,21 +51,24 @@ impl Spans {
     /// Fills `out` with blocks of `class`, which hold the content: how many, 0 when memory runs
     /// out.
     pub fn take(&self, memory: Memory<'_>, class: usize, out: &mut [*mut u8]) -> usize {
-        let mut list = self.classes[class].lock();
-        let head = match list.spans.newest() {
-            Some(head) => head,
-            None => match open_span(memory, class) {
-                Some(head) => {
-                    list.spans.push(memory.map, head);
-                    list.count += 1;
-                    head
-                }
-                None => return 0,
-            },
+        let (mut list, head) = loop {
+            let mut list = self.classes[class].lock();
+            if let Some(head) = list.spans.newest() {
+                break (list, head);
+            }
+            // Opening one takes system calls: not under the lock. Then somebody else may be there
+            // first, or open one, too.
+            drop(list);
+            let Some(head) = open_span(memory, class) else { return 0 };
+            list = self.classes[class].lock();
+            list.spans.push(memory.map, head);
+            list.count += 1;
         };
         let run = memory.map.run(head);
         let mut taken = reuse(memory, head, class, out);
-        taken += open_blocks(memory, head, class, out.get_mut(taken..).unwrap_or_default());
+        let opened = open_blocks(memory, head, class, out.get_mut(taken..).unwrap_or_default());
+        taken += opened;
+        let ready = pages_to_ready(memory, run, class);
         if run.returned.load(Relaxed) == 0
             && run.opened.load(Relaxed) as usize == classes::span_blocks(class)
         {
@@ -73,12 +76,17 @@ impl Spans {
             list.count -= 1;
             run.listed.store(false, Relaxed);
         }
+        // Missing pages may be put in place by anyone at any time; only memset must not come late.
+        let list = (memory.engine.service() == Service::Memset).then_some(list);
+        memory.cache.arenas.ready(memory, ready);
+        drop(list);
         self.out.fetch_add(taken * classes::size(class), Relaxed);
         taken
     }
 
     /// Takes blocks of `class` back; they hold the content.
     pub fn give(&self, memory: Memory<'_>, class: usize, blocks: &[*mut u8]) {
+        let mut closed = List::EMPTY;
         let mut list = self.classes[class].lock();
         for &block in blocks {
             let slot = memory.map.slot_at(block as usize);
@@ -97,8 +105,13 @@ impl Spans {
             if returned == run.opened.load(Relaxed) && list.count > 1 {
                 list.spans.remove(memory.map, head);
                 list.count -= 1;
-                close_span(memory, head, class);
+                closed.push(memory.map, head);
             }
+        }
+        drop(list);
+        while let Some(head) = closed.newest() {
+            closed.remove(memory.map, head);
+            close_span(memory, head, class);
         }
         self.out.fetch_sub(blocks.len() * classes::size(class), Relaxed);
     }
@@ -207,20 +220,20 @@ fn open_blocks(memory: Memory<'_>, head: usize, class: usize, out: &mut [*mut u8
         *place = block_at(memory, head, class, index);
     }
     run.opened.store((opened + count) as u32, Relaxed);
-    ready_pages(memory, run, (opened + count) * classes::size(class));
     count
 }
 
-/// Readies the span's pages up to byte `end`, and some more.
-fn ready_pages(memory: Memory<'_>, run: &Run, end: usize) {
+/// The pages that the span needs by now and has not readied, and some more.
+fn pages_to_ready(memory: Memory<'_>, run: &Run, class: usize) -> Pages {
     let pages = run.window.pages();
     let readied = run.readied.load(Relaxed) as usize;
+    let end = run.opened.load(Relaxed) as usize * classes::size(class);
     let needed = end.div_ceil(1 << memory.engine.region().page_shift());
     if needed <= readied {
-        return;
+        return pages.prefix(0);
     }
     let ahead = if readied == 0 { FIRST_READY } else { MORE_READY };
     let upto = needed.max(readied + ahead).min(pages.count);
-    memory.engine.prefill(Pages::span(pages.first + readied, pages.first + upto));
     run.readied.store(upto as u32, Relaxed);
+    Pages::span(pages.first + readied, pages.first + upto)
 }

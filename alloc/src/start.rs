@@ -136,7 +136,7 @@ fn make_with(len: usize, config: &Config, options: &Options) -> Result<Heap> {
     // once, at the start, under a limit that then refuses less than half of what it had.
     let region = Region::reserve(len, REGION_ALIGN)?;
     let map = PageMap::reserve(&region)?;
-    let cache = RunCache::new(&map, options.decay_ms);
+    let cache = RunCache::new(&map, &region, options.decay_ms);
     // A thread for each slot, within reason.
     let caches = CachePool::reserve((len / SLOT).clamp(64, 16 << 10))?;
     let shared = caches.take().ok_or(Errno::NOMEM)? as usize;

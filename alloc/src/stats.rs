@@ -41,7 +41,7 @@ stats! {
     /// Bytes of address space reserved for the Region.
     region_bytes: h => h.engine.region().len();
     /// Bytes of the Region's address space in use.
-    region_used_bytes: h => h.cache.extents.lock().used() * crate::page_map::SLOT;
+    region_used_bytes: h => h.cache.used_slots() * crate::page_map::SLOT;
     /// VMAs that the Region is made of, counted in /proc/self/maps; 0 if that cannot be read.
     region_vmas: h => count_vmas(h.engine.region());
     /// Bytes in live allocations, magazines included.

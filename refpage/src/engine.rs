@@ -5,18 +5,19 @@ use core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use rustix::io::{Errno, Result};
 
-use crate::bits::{PageBits, Pages};
+use crate::bits::Pages;
+use crate::blocks::Blocks;
 use crate::content::Content;
 use crate::counters::Counters;
-use crate::place::{Fresh, Sources};
-use crate::pool::{HUGE, Pool};
+use crate::huge::HUGE;
+use crate::place::Sources;
+use crate::pool::Pool;
 use crate::region::Region;
 use crate::runs::Runs;
 use crate::service::{AtomicService, Attempts, Service};
 use crate::sys::lock::Mutex;
 use crate::sys::thread::Stack;
 use crate::sys::uffd::{Channel, Features, Uffd, Watch, Way};
-use crate::sys::vm::Pagemap;
 
 /// Descriptor numbers from here on are seldom any program's business.
 const CHANNEL_NUMBER: i32 = 1000;
@@ -28,7 +29,7 @@ pub struct Config {
     pub service: Option<Service>,
     /// The byte that free memory holds.
     pub pattern: u8,
-    /// Bytes of single pages that the pool keeps at most.
+    /// Bytes that wait in the pool at most.
     pub pool: usize,
 }
 
@@ -83,9 +84,7 @@ pub(crate) struct Lazy {
     pool: Pool,
     sources: Sources,
     pub(crate) stack: Stack,
-    /// A bit for each 2 MiB of the Region that may have a page table: a huge page cannot be moved
-    /// there whole.
-    tables: PageBits,
+    pub(crate) blocks: Blocks,
 }
 
 impl fmt::Debug for dyn Runs {
@@ -111,7 +110,7 @@ impl Engine {
                 pool: Pool::reserve(config.pool)?,
                 sources: Sources::map(content)?,
                 stack: Stack::map()?,
-                tables: PageBits::reserve(region.len().div_ceil(HUGE))?,
+                blocks: Blocks::reserve(&region)?,
             }),
             Service::Memset | Service::Off => None,
         };
@@ -171,10 +170,16 @@ impl Engine {
         channel: Channel,
         features: Features,
     ) -> core::result::Result<(), (&'static str, Errno)> {
-        channel
-            .register(self.region.address(0), self.region.len(), Watch::Missing)
-            .map_err(|e| ("cannot register the Region", e))?;
+        let register = |pages: Pages, watch| {
+            let len = pages.count << self.region.page_shift();
+            let registered = channel.register(self.region.address(pages.first), len, watch);
+            registered.map_err(|e| ("cannot register the Region", e))
+        };
+        register(self.region.content_part(), Watch::Missing)?;
         if features.has_move() && features.has_write_protect() {
+            if self.region.zero_part().count > 0 {
+                register(self.region.zero_part(), Watch::MoveTarget)?;
+            }
             lazy.pool.register(channel).map_err(|e| ("cannot register the pool", e))?;
         }
         Ok(())
@@ -214,9 +219,13 @@ impl Engine {
 
     /// Pages that wait in the pool.
     pub fn pool_pages(&self) -> usize {
-        self.lazy.as_ref().map_or(0, |lazy| {
-            lazy.pool.filled() + lazy.pool.ready_huge() * (HUGE >> self.region.page_shift())
-        })
+        self.lazy.as_ref().map_or(0, |lazy| lazy.pool.pages())
+    }
+
+    /// Pages in 2 MiB, the size of a huge page and of the Region's blocks.
+    #[inline]
+    pub fn pages_per_block(&self) -> usize {
+        HUGE >> self.region.page_shift()
     }
 
     pub(crate) fn runs(&self) -> &'static dyn Runs {
@@ -238,205 +247,16 @@ impl Engine {
         self.lazy.as_ref().map(|lazy| &lazy.sources)
     }
 
-    /// Notes that the pages' 2 MiB blocks have page tables from now on.
-    pub(crate) fn note_tables(&self, pages: Pages) {
-        if let Some(lazy) = &self.lazy {
-            lazy.tables.set(self.blocks_of(pages));
-        }
+    /// What is known of the Region's blocks, where huge pages are moved to them.
+    pub(crate) fn blocks(&self) -> Option<&Blocks> {
+        self.lazy.as_ref().map(|lazy| &lazy.blocks)
     }
 
-    /// Whether a huge page can be moved whole to the 2 MiB block at `page`.
+    /// Whether a huge page can be moved whole to the block at `page`.
     pub(crate) fn takes_huge(&self, page: usize) -> bool {
-        let per_block = HUGE >> self.region.page_shift();
-        let block = Pages { first: page, count: per_block };
-        self.lazy.as_ref().is_some_and(|lazy| !lazy.tables.get(page / per_block))
+        let block = Pages { first: page, count: self.pages_per_block() };
+        self.blocks().is_some_and(|blocks| blocks.takes_huge(page))
             && self.region.present().count(block) == 0
-    }
-
-    fn blocks_of(&self, pages: Pages) -> Pages {
-        let per_block = HUGE >> self.region.page_shift();
-        Pages::span(pages.first / per_block, pages.end().div_ceil(per_block))
-    }
-}
-
-/// What an allocator asks for. In all of it, `pages` belong to the caller: nobody else allocates
-/// or frees them meanwhile.
-impl Engine {
-    /// Readies pages for being handed out: with `memset`, the missing ones are filled; with
-    /// `lazy`, they stay missing until they are touched.
-    pub fn provide(&self, pages: Pages) {
-        match self.service() {
-            Service::Lazy => {}
-            Service::Memset => self.prefill(pages),
-            // Not known, and taken for granted: what is counted is to be comparable.
-            Service::Off => self.region.present().set(pages),
-        }
-    }
-
-    /// Puts content under the missing ones of `pages` now: for memory that is about to be used.
-    pub fn prefill(&self, pages: Pages) {
-        let present = self.region.present();
-        match self.service() {
-            Service::Off => {}
-            Service::Lazy => {
-                for stretch in present.stretches(pages, false) {
-                    self.place(self.channel(), stretch, Fresh::Content);
-                }
-            }
-            Service::Memset => {
-                for stretch in present.stretches(pages, false) {
-                    present.set(stretch);
-                    self.fill_pages(stretch);
-                    self.counters.filled.add(stretch.count);
-                }
-            }
-        }
-    }
-
-    /// With `lazy`: puts zeros under `pages`, all missing and about to be used.
-    pub fn prefill_zeros(&self, pages: Pages) {
-        if self.service() == Service::Lazy {
-            for stretch in self.region.present().stretches(pages, false) {
-                // A page from the pool, overwritten, is cheaper than a new one.
-                if self.movable_pool().is_some_and(|pool| pool.filled() >= stretch.count) {
-                    self.place(self.channel(), stretch, Fresh::Content);
-                    self.zero_present(stretch);
-                } else {
-                    self.place(self.channel(), stretch, Fresh::Zero);
-                }
-            }
-        }
-    }
-
-    /// Restores the content of the present ones of `pages`: after this, what the program left
-    /// there is gone. About how many pages did not hold it any more; all present ones with `off`.
-    pub fn refill(&self, pages: Pages) -> usize {
-        if self.service() == Service::Off {
-            return self.region.present().count(pages);
-        }
-        let bytes = 1 << self.region.page_shift();
-        let mut dirty = 0;
-        for stretch in self.region.present().stretches(pages, true) {
-            for page in stretch.first..stretch.end() {
-                let start = self.region.address(page);
-                // SAFETY: the caller's page, which is present or will be served.
-                dirty += usize::from(unsafe { self.content.seems_dirty(start, bytes) });
-            }
-            self.fill_pages(stretch);
-            self.counters.refilled.add(stretch.count);
-        }
-        dirty
-    }
-
-    /// Zeroes the present ones of `pages`; what is missing is left to the run's zero pages.
-    pub fn zero_present(&self, pages: Pages) {
-        for stretch in self.region.present().stretches(pages, true) {
-            let start = self.region.address(stretch.first);
-            // SAFETY: the caller's pages, which lie in the Region.
-            unsafe { start.write_bytes(0, stretch.count << self.region.page_shift()) };
-        }
-    }
-
-    /// Gives up pages that hold their content: to the pool, else to the kernel.
-    pub fn release(&self, pages: Pages) {
-        match self.service() {
-            Service::Lazy | Service::Memset => self.take_away(pages),
-            Service::Off => self.discard(pages),
-        }
-    }
-
-    /// As [`release`](Self::release), but straight to the kernel.
-    pub fn drop_pages(&self, pages: Pages) {
-        match self.service() {
-            Service::Off => self.discard(pages),
-            Service::Lazy | Service::Memset => {
-                for stretch in self.region.present().stretches(pages, true) {
-                    self.discard(stretch);
-                }
-            }
-        }
-    }
-
-    /// Learns which of `pages` the kernel itself populated (zero pages under `memset`).
-    pub fn learn_present(&self, pages: Pages) {
-        // Not knowing is answered on the safe side.
-        self.ask_kernel(pages, true, |page, populated| {
-            if populated {
-                self.region.present().set(page);
-            }
-        });
-    }
-
-    /// Learns which of `pages` are missing though somebody was about to put them in place: for a
-    /// child, where that somebody is no more.
-    pub fn learn_missing(&self, pages: Pages) {
-        self.ask_kernel(pages, false, |page, populated| {
-            if !populated {
-                self.region.present().clear(page);
-            }
-        });
-    }
-
-    /// Calls `tell` for each page with whether it is populated, `unknown` if that cannot be read.
-    fn ask_kernel(&self, pages: Pages, unknown: bool, tell: impl Fn(Pages, bool)) {
-        const BATCH: usize = 1024;
-        let pagemap = Pagemap::open();
-        let mut rest = pages;
-        while rest.count > 0 {
-            let batch = rest.prefix(BATCH);
-            let mut populated = [unknown; BATCH];
-            let out = populated.get_mut(..batch.count).unwrap_or_default();
-            let start = self.region.address(batch.first);
-            let known = pagemap.as_ref().map_err(|e| *e).and_then(|map| map.populated(start, out));
-            if known.is_err() {
-                out.fill(unknown);
-            }
-            for (first, &mut populated) in (batch.first..).zip(out) {
-                tell(Pages { first, count: 1 }, populated);
-            }
-            rest = rest.skip(batch.count);
-        }
-    }
-
-    /// Takes what the present pages of `src` hold to the same places in `dst`, whose pages are
-    /// missing, by moving the pages where that can be done. `src` holds garbage afterwards.
-    pub fn relocate(&self, dst: Pages, src: Pages) {
-        let shift = self.region.page_shift();
-        self.note_tables(dst);
-        for stretch in self.region.present().stretches(src, true) {
-            let to = Pages { first: dst.first + (stretch.first - src.first), ..stretch };
-            let (to_start, from) =
-                (self.region.address(to.first), self.region.address(stretch.first));
-            self.region.present().set(to);
-            let moved = match self.movable_pool() {
-                Some(_) => {
-                    let holes = crate::sys::uffd::Holes::Skip;
-                    let len = stretch.count << shift;
-                    self.channel().move_pages(to_start, from, len, holes).done
-                }
-                None => 0,
-            };
-            self.counters.relocated.add(moved >> shift);
-            self.region.present().clear(stretch.prefix(moved >> shift));
-            // SAFETY: both ranges are the caller's and apart; a missing page of either is served
-            // like any other.
-            unsafe {
-                to_start
-                    .add(moved)
-                    .copy_from_nonoverlapping(from.add(moved), (stretch.count << shift) - moved);
-            }
-        }
-    }
-
-    /// Gives up to `count` of the pool's pages back to the kernel: how many it had.
-    pub fn drain_pool(&self, count: usize) -> usize {
-        self.movable_pool().map_or(0, |pool| pool.drain(count))
-    }
-
-    fn fill_pages(&self, pages: Pages) {
-        let start = self.region.address(pages.first);
-        // SAFETY: the caller's pages, which lie in the Region.
-        unsafe { self.content.fill(start, pages.count << self.region.page_shift()) };
     }
 }
 

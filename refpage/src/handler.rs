@@ -11,10 +11,11 @@ use rustix::io::Result;
 
 use crate::bits::Pages;
 use crate::engine::Engine;
-use crate::place::Fresh;
-use crate::pool::HUGE;
+use crate::huge::{HUGE, Settled};
+use crate::patience::Patience;
+use crate::place::{Fresh, Supply};
 use crate::sys::thread::{self, Stack};
-use crate::sys::uffd::{Channel, Fault, FaultBuffer};
+use crate::sys::uffd::{Channel, FaultBuffer};
 use crate::sys::{report, vm};
 
 /// Milliseconds until the handler looks again for something to give back, when there was nothing:
@@ -25,8 +26,15 @@ const LAST_LOOK: u64 = 60_000;
 /// After this many idle milliseconds, what waits in the pool goes back to the kernel too.
 const POOL_IDLE: u64 = 4_000;
 
-/// A writer this many pages into its run has earned huge pages ahead of it: four blocks.
-const HUGE_AFTER: usize = 4 * HUGE;
+/// A writer this many bytes into its run has earned huge pages ahead of it: one block for as many
+/// as it has written times this share.
+const HUGE_AFTER: usize = HUGE;
+const AHEAD: usize = 4;
+
+/// Blocks moved ahead in one answer at most: those that are filled already, and those that are
+/// filled while the writer waits.
+const MOST_READY: usize = 16;
+const MOST_MADE: usize = 4;
 
 /// Starts the handler of `engine`.
 ///
@@ -51,14 +59,11 @@ extern "C" fn run(arg: *mut c_void) -> c_int {
     );
     // Not to keep a file system busy that the program leaves.
     let _ = rustix::process::chdir(c"/");
-    let mut handler = Handler { engine, channel, huge_wanted: false };
-    let mut faults = FaultBuffer::default();
+    let mut handler = Handler { engine, channel, wanted: 0, patience: Patience::new() };
     let mut look = FIRST_LOOK;
     let mut due = vm::now_ms() + look;
     loop {
-        let now = vm::now_ms();
-        if handler.wait(due.saturating_sub(now)) {
-            handler.answer(&mut faults);
+        if handler.answer_while_they_come() {
             look = FIRST_LOOK;
         }
         let now = vm::now_ms();
@@ -66,59 +71,96 @@ extern "C" fn run(arg: *mut c_void) -> c_int {
             look = handler.give_back(now, look);
             due = now + look;
         }
+        handler.sleep(due.saturating_sub(now));
     }
 }
 
 struct Handler {
     engine: &'static Engine,
     channel: Channel,
-    /// A huge block was used since the last round: keep one filled ahead.
-    huge_wanted: bool,
+    /// Huge blocks to keep filled ahead: what the last answer that took any took.
+    wanted: usize,
+    patience: Patience,
 }
 
 impl Handler {
-    fn wait(&mut self, timeout_ms: u64) -> bool {
-        // Filling a block ahead takes as long as ten faults: only while nobody waits.
-        if self.huge_wanted
-            && let Ok(false) = self.channel.poll(Some(0))
-            && let Some(pool) = self.engine.movable_pool()
-            && pool.ready_huge() == 0
-        {
-            let _ = pool.fill_huge(self.engine.content());
-        }
-        match self.channel.poll(Some(timeout_ms)) {
-            Ok(ready) => ready,
-            Err(errno) => report::die_without_stderr(format_args!(
-                "cannot wait for faults: {errno}; memory could no longer be served"
-            )),
+    /// Answers what is pending, and what comes while it is worth waiting awake. Whether there was
+    /// anything.
+    fn answer_while_they_come(&mut self) -> bool {
+        let mut any = false;
+        loop {
+            if self.answer() {
+                any = true;
+                self.patience.fault_came();
+            } else if self.fill_ahead() {
+                // Filling a block takes as long as ten faults: look again after each.
+            } else if !self.patience.wait() {
+                return any;
+            }
         }
     }
 
-    fn answer(&mut self, faults: &mut FaultBuffer) {
+    /// Sleeps until there is a fault.
+    fn sleep(&mut self, timeout_ms: u64) {
+        if let Err(errno) = self.channel.poll(Some(timeout_ms)) {
+            report::die_without_stderr(format_args!(
+                "cannot wait for faults: {errno}; memory could no longer be served"
+            ));
+        }
+        self.patience.slept();
+    }
+
+    /// Fills one more of the blocks that are wanted: false if all are, or there is no room.
+    fn fill_ahead(&mut self) -> bool {
+        let Some(pool) = self.engine.movable_pool() else { return false };
+        if pool.huge.ready() >= self.wanted {
+            return false;
+        }
+        let Some(block) = pool.huge.make(self.engine.content()) else {
+            self.wanted = 0;
+            return false;
+        };
+        pool.huge.settle(block, Settled::Filled);
+        true
+    }
+
+    /// Reads the pending faults and serves them: false if there was none.
+    fn answer(&mut self) -> bool {
+        let mut faults = FaultBuffer::default();
         // SAFETY: this thread's descriptor table is its own, and nothing in it closes the channel.
-        match unsafe { self.channel.read_faults(faults) } {
-            Ok(count) => {
-                for fault in (0..count).filter_map(|i| faults.fault(i)) {
-                    self.serve(fault);
-                }
-            }
+        let count = match unsafe { self.channel.read_faults(&mut faults) } {
+            Ok(count) => count,
             Err(errno) => report::die_without_stderr(format_args!(
                 "cannot read faults: {errno}; memory could no longer be served"
             )),
+        };
+        let mut served = [Pages { first: 0, count: 0 }; FaultBuffer::CAPACITY];
+        for i in 0..count {
+            let Some(fault) = faults.fault(i) else { continue };
+            self.engine.counters().faults.add(1);
+            let page = self.engine.region().page_at(fault.address);
+            // What an answer before it has put in place has also woken who waited there, and the
+            // run may have been freed and become another one meanwhile.
+            if served.iter().any(|pages| pages.contains(page)) {
+                continue;
+            }
+            if let Some(place) = served.get_mut(i) {
+                *place = self.serve(page);
+            }
         }
+        count > 0
     }
 
-    fn serve(&mut self, fault: Fault) {
+    /// Puts a window in place around the page: what was put in place.
+    fn serve(&mut self, page: usize) -> Pages {
         let engine = self.engine;
-        let region = engine.region();
-        engine.counters().faults.add(1);
-        let page = region.page_at(fault.address);
-        let per_block = HUGE >> region.page_shift();
+        let present = engine.region().present();
+        let per_block = engine.pages_per_block();
         let run = engine.runs().run_at(page);
         let (mut window, zero) = match run {
             Some(run) => {
                 let offset = page.wrapping_sub(run.pages().first);
-                let continues = offset > 0 && region.present().get(page - 1);
+                let continues = offset > 0 && present.get(page - 1);
                 (run.window_at(page, per_block, continues), offset < run.zero_pages())
             }
             None => (Pages { first: page, count: 1 }, false),
@@ -129,59 +171,60 @@ impl Handler {
             window = window.prefix(per_block - page % per_block);
         }
         // The faulting page is served even if its bit says that somebody is about to.
-        let missing = region
-            .present()
+        let missing = present
             .next_stretch(window, false)
             .filter(|stretch| stretch.first == page)
             .unwrap_or(window.prefix(1));
         let fresh = if zero { Fresh::Zero } else { Fresh::Content };
+        let mut end = missing.end();
         // Ahead first: the last page placed below wakes the thread that waits, and from then on
         // the run may be freed and become another.
         if let (Some(run), true, false) = (run, dense, zero) {
-            let end = self.place_ahead(run.pages(), missing.end());
+            end = self.place_ahead(run.pages(), end);
             run.advance_to(end);
         }
         engine.place(self.channel, missing, fresh);
+        Pages::span(page, end)
     }
 
-    /// Moves huge pages ahead of a sequential writer that is about to reach `page`: one for each
-    /// eight that it has written. Where they end.
+    /// Moves huge pages ahead of a sequential writer that is about to reach `page`. Where they end.
     fn place_ahead(&mut self, run: Pages, page: usize) -> usize {
-        let shift = self.engine.region().page_shift();
-        let per_block = HUGE >> shift;
+        let per_block = self.engine.pages_per_block();
         let behind = page - run.first;
-        if behind << shift < HUGE_AFTER || !page.is_multiple_of(per_block) {
+        if behind << self.engine.region().page_shift() < HUGE_AFTER
+            || !page.is_multiple_of(per_block)
+        {
             return page;
         }
-        let blocks = (behind / per_block / 8).max(1);
-        let mut end = page;
-        for _ in 0..blocks {
-            if end + per_block > run.end()
-                || !self.engine.takes_huge(end)
-                || !self.engine.place_huge(self.channel, end)
+        let most = (behind / per_block / AHEAD).clamp(1, MOST_READY);
+        let mut taken = 0;
+        while taken < most {
+            let block = page + taken * per_block;
+            let supply = if taken < MOST_MADE { Supply::Made } else { Supply::Ready };
+            if block + per_block > run.end()
+                || !self.engine.takes_huge(block)
+                || !self.engine.place_huge(self.channel, block, Fresh::Content, supply)
             {
                 break;
             }
-            self.huge_wanted = true;
-            end += per_block;
+            taken += 1;
         }
-        end
+        // As many again, if the run goes on.
+        let left = (run.end() - page) / per_block - taken;
+        self.wanted = if taken > 0 { (taken * 2).min(left).min(MOST_READY) } else { self.wanted };
+        page + taken * per_block
     }
 
     /// Gives back what has been idle, and says when to look again.
     fn give_back(&mut self, now_ms: u64, look: u64) -> u64 {
         let pool = self.engine.movable_pool();
-        if let Some(pool) = pool
-            && !core::mem::take(&mut self.huge_wanted)
-        {
-            pool.drain_huge();
-        }
         match self.engine.runs().purge(now_ms) {
             Some(delay) => delay,
             None => {
                 if let Some(pool) = pool
                     && look >= POOL_IDLE
                 {
+                    self.wanted = 0;
                     pool.drain(usize::MAX);
                 }
                 (look.max(FIRST_LOOK) * 2).min(LAST_LOOK)

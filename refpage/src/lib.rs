@@ -30,13 +30,17 @@
 extern crate std;
 
 mod bits;
+mod blocks;
 mod content;
 mod counters;
 mod engine;
 mod handler;
+mod huge;
+mod patience;
 mod place;
 mod pool;
 mod region;
+mod requests;
 mod runs;
 mod service;
 pub mod sys;
@@ -45,6 +49,8 @@ pub use bits::{PageBits, Pages};
 pub use content::Content;
 pub use counters::{Count, Counters};
 pub use engine::{Config, Engine, Reason, probe_channel};
+pub use place::Fresh;
 pub use region::Region;
+pub use requests::Touched;
 pub use runs::{RunWindow, Runs};
 pub use service::{Attempts, Service};

@@ -11,7 +11,8 @@ use rustix::mm::Advice;
 use crate::bits::Pages;
 use crate::content::Content;
 use crate::engine::Engine;
-use crate::pool::{HUGE, Pool};
+use crate::huge::{Block, HUGE, Settled};
+use crate::pool::Pool;
 use crate::sys::uffd::{Channel, Holes, Progress};
 use crate::sys::{report, vm};
 
@@ -58,11 +59,22 @@ pub enum Fresh {
     Zero,
 }
 
+/// Where the huge block of a placing may come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Supply {
+    /// Only from those that are filled already.
+    Ready,
+    /// Filled now if none is.
+    Made,
+}
+
 impl Engine {
     /// Puts pages in place where they are missing: all of `pages` are present afterwards, unless
     /// the channel is gone, in which case they are left to the handler.
     pub(crate) fn place(&self, channel: Channel, pages: Pages, fresh: Fresh) {
-        self.note_tables(pages);
+        if let Some(blocks) = self.blocks() {
+            blocks.note_tables(pages);
+        }
         self.region().present().set(pages);
         let mut rest = pages;
         if let (Fresh::Content, Some(pool)) = (fresh, self.movable_pool()) {
@@ -81,15 +93,19 @@ impl Engine {
     /// Moves pages from the pool to the start of `pages`: how many are settled, none if the pool
     /// is empty or the page at the start will not be moved to.
     fn move_in(&self, pool: &Pool, channel: Channel, pages: Pages) -> Option<usize> {
-        let taken = pool.take_filled(pages.count)?;
+        let (shard, taken) = pool.take_filled(pages.count)?;
         let shift = self.region().page_shift();
         let dst = self.region().address(pages.first);
-        let moved =
-            channel.move_pages(dst, pool.address(taken.first), taken.count << shift, Holes::Refuse);
+        let moved = channel.move_pages(
+            dst,
+            shard.address(taken.first),
+            taken.count << shift,
+            Holes::Refuse,
+        );
         let done = (moved.done >> shift).min(taken.count);
         self.counters().moved.add(done);
-        pool.vacate(taken.prefix(done));
-        pool.deposit(taken.skip(done));
+        shard.vacate(taken.prefix(done));
+        shard.deposit(taken.skip(done));
         match moved.stop {
             _ if done > 0 => Some(done),
             // Somebody else put the page in place, and woke whoever waited for it before we came.
@@ -145,23 +161,65 @@ impl Engine {
         }
     }
 
-    /// Moves a whole huge block to the 2 MiB at `page`, which are missing and never had a page
-    /// table. False if it did not go as a whole.
-    pub(crate) fn place_huge(&self, channel: Channel, page: usize) -> bool {
-        let Some(pool) = self.movable_pool() else { return false };
-        let Some((index, block)) = pool.take_huge(self.content()) else { return false };
-        let shift = self.region().page_shift();
-        let pages = Pages { first: page, count: HUGE >> shift };
-        self.region().present().set(pages);
-        let moved = channel.move_pages(self.region().address(page), block, HUGE, Holes::Refuse);
-        self.counters().moved.add(moved.done >> shift);
-        if moved.done == HUGE {
-            self.counters().huge_moved.add(1);
-            return true;
+    /// Puts pages in place where they are missing, as [`place`](Self::place) does, but by whole huge
+    /// blocks wherever one fits: for memory that is about to be used.
+    pub(crate) fn place_dense(&self, channel: Channel, pages: Pages, fresh: Fresh) {
+        let per_block = self.pages_per_block();
+        let mut small_from = pages.first;
+        let mut block = pages.first.next_multiple_of(per_block);
+        while block + per_block <= pages.end() {
+            if self.takes_huge(block) && self.place_huge(channel, block, fresh, Supply::Made) {
+                self.place_missing(channel, Pages::span(small_from, block), fresh);
+                small_from = block + per_block;
+            }
+            block += per_block;
         }
-        pool.discard_huge(index);
-        self.place(channel, pages.skip(moved.done >> shift), Fresh::Content);
-        false
+        self.place_missing(channel, Pages::span(small_from, pages.end()), fresh);
+    }
+
+    fn place_missing(&self, channel: Channel, pages: Pages, fresh: Fresh) {
+        for stretch in self.region().present().stretches(pages, false) {
+            self.place(channel, stretch, fresh);
+        }
+    }
+
+    /// Moves a whole huge block to the 2 MiB at `page`, which [take one](Self::takes_huge). False
+    /// if there was none to move, and nothing happened.
+    pub(crate) fn place_huge(
+        &self,
+        channel: Channel,
+        page: usize,
+        fresh: Fresh,
+        supply: Supply,
+    ) -> bool {
+        let Some(pool) = self.movable_pool() else { return false };
+        let huge = &pool.huge;
+        let block = match (fresh, supply) {
+            (Fresh::Zero, Supply::Made) => huge.make_zeroed(),
+            (Fresh::Zero, Supply::Ready) => None,
+            (Fresh::Content, Supply::Ready) => huge.take_ready(),
+            (Fresh::Content, Supply::Made) => {
+                huge.take_ready().or_else(|| huge.make(self.content()))
+            }
+        };
+        let Some(block) = block else { return false };
+        let pages = Pages { first: page, count: self.pages_per_block() };
+        self.region().present().set(pages);
+        let dst = self.region().address(page);
+        let moved = channel.move_pages(dst, block.start, HUGE, Holes::Refuse);
+        let done = moved.done >> self.region().page_shift();
+        self.counters().moved.add(done);
+        if moved.done == HUGE {
+            huge.settle(block, Settled::Gone);
+            self.counters().huge_moved.add(1);
+            if let Some(blocks) = self.blocks() {
+                blocks.note_huge(pages);
+            }
+        } else {
+            huge.settle(block, Settled::Broken);
+            self.place(channel, pages.skip(done), fresh);
+        }
+        true
     }
 
     /// Takes the present ones of `pages` away: into the pool as far as it has room, the rest to
@@ -169,28 +227,77 @@ impl Engine {
     pub(crate) fn take_away(&self, pages: Pages) {
         for stretch in self.region().present().stretches(pages, true) {
             let mut rest = stretch;
-            if let Some(pool) = self.movable_pool() {
-                while rest.count > 0 {
-                    match self.move_out(pool, self.channel(), rest) {
-                        Some(done) => rest = rest.skip(done),
-                        None => break,
-                    }
+            while rest.count > 0 {
+                let (piece, huge) =
+                    self.blocks().map_or((rest, false), |blocks| blocks.first_piece(rest));
+                rest = rest.skip(piece.count);
+                if huge {
+                    self.take_huge_away(piece);
+                } else {
+                    self.take_small_away(piece);
                 }
             }
-            self.discard(rest);
+        }
+    }
+
+    fn take_small_away(&self, pages: Pages) {
+        let mut rest = pages;
+        if let Some(pool) = self.movable_pool() {
+            while rest.count > 0 {
+                match self.move_out(pool, self.channel(), rest) {
+                    Some(done) => rest = rest.skip(done),
+                    None => break,
+                }
+            }
+        }
+        self.discard(rest);
+    }
+
+    /// Takes a huge page away, or what was asked for of one: a part would have to be split off to
+    /// be moved, so that goes to the kernel.
+    fn take_huge_away(&self, pages: Pages) {
+        let whole = pages.count == self.pages_per_block();
+        let block = self
+            .movable_pool()
+            .filter(|pool| whole && pool.room() >= HUGE)
+            .and_then(|pool| Some((pool, pool.huge.take_empty()?)));
+        match block {
+            Some((pool, block)) => self.move_huge_out(pool, block, pages),
+            None => self.discard(pages),
+        }
+    }
+
+    fn move_huge_out(&self, pool: &Pool, block: Block, pages: Pages) {
+        let src = self.region().address(pages.first);
+        let moved = self.channel().move_pages(block.start, src, HUGE, Holes::Refuse);
+        let whole = moved.done == HUGE;
+        pool.huge.settle(block, if whole { Settled::Filled } else { Settled::Broken });
+        let gone = pages.prefix(moved.done >> self.region().page_shift());
+        self.region().present().clear(gone);
+        if let Some(blocks) = self.blocks() {
+            blocks.forget_huge(pages);
+        }
+        if whole {
+            self.counters().pooled.add(gone.count);
+        } else {
+            self.discard(pages.skip(gone.count));
         }
     }
 
     fn move_out(&self, pool: &Pool, channel: Channel, pages: Pages) -> Option<usize> {
-        let holes = pool.take_holes(pages.count)?;
+        let (shard, holes) = pool.take_holes(pages.count)?;
         let shift = self.region().page_shift();
         let src = self.region().address(pages.first);
-        let moved =
-            channel.move_pages(pool.address(holes.first), src, holes.count << shift, Holes::Refuse);
+        let moved = channel.move_pages(
+            shard.address(holes.first),
+            src,
+            holes.count << shift,
+            Holes::Refuse,
+        );
         let done = (moved.done >> shift).min(holes.count);
         self.counters().pooled.add(done);
-        pool.deposit(holes.prefix(done));
-        pool.vacate(holes.skip(done));
+        shard.deposit(holes.prefix(done));
+        shard.vacate(holes.skip(done));
         self.region().present().clear(pages.prefix(done));
         match moved.stop {
             _ if done > 0 => Some(done),
@@ -218,6 +325,9 @@ impl Engine {
         // Locked memory cannot be dropped: it stays where it is, with its content.
         if dropped.is_ok() {
             self.region().present().clear(pages);
+            if let Some(blocks) = self.blocks() {
+                blocks.note_dropped(pages);
+            }
         }
     }
 }

@@ -1,125 +1,77 @@
 //! The page pool: pages that already hold their content, ready to be moved into the Region.
 //!
 //! ```text
-//!   single pages   [##.#####..####...]   come back from freed runs, leave in windows
-//!   huge blocks    [ ready ][ empty ]    2 MiB each, filled ahead, moved whole or not at all
+//!   shards   [##.#####..####...] [...###....]    single pages: come back from freed runs, leave
+//!                                                in windows; a thread deals with its CPU's shard
+//!   huge     [ ready ][ empty ][ ready ]         2 MiB each, moved whole or not at all
 //! ```
 //!
-//! Both are VMAs of their own. They are registered as move targets, so that pages can come back
-//! and a hole is plain memory rather than a fault; and MADV_DONTFORK, so that no page of them is
-//! ever shared with a child, which would make it immovable. Moving *part* of a huge page splits
-//! it, at half a microsecond a page, hence the two kinds.
-
-use core::sync::atomic::{AtomicU8, Ordering};
+//! Each is a VMA of its own: two threads that move out of one VMA slow each other down by five.
+//! All are registered as move targets, so that pages can come back and a hole is plain memory
+//! rather than a fault; and MADV_DONTFORK, so that no page of them is ever shared with a child,
+//! which would make it immovable.
 
 use rustix::io::Result;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use crate::bits::{PageBits, Pages};
-use crate::content::Content;
+use crate::huge::{HUGE, HugeBlocks};
 use crate::sys::lock::Mutex;
 use crate::sys::uffd::{Channel, Watch};
 use crate::sys::vm;
 
-/// Bytes in a huge block.
-pub const HUGE: usize = 2 << 20;
+/// Shards at most.
+const SHARDS: usize = 8;
 
-/// Huge blocks that the pool has room for.
-const HUGE_BLOCKS: usize = 8;
-
-const EMPTY: u8 = 0;
-const READY: u8 = 1;
+/// Huge blocks that even the smallest pool has room for: those on their way into the Region.
+const LEAST_BLOCKS: usize = 8;
 
 /// Pages holding their content, in VMAs of their own.
 #[derive(Debug)]
 pub struct Pool {
-    singles: *mut u8,
-    pages: usize,
-    page_shift: u32,
-    /// Present and holding the content.
-    filled: PageBits,
-    /// Absent, and in no one's hands. A page in neither map is on its way in or out.
-    holes: PageBits,
-    /// Makes finding a stretch and claiming it one step; never held across a system call.
-    books: Mutex<()>,
-    huge: *mut u8,
-    /// Only the fault handler deals in huge blocks, so their states need no lock.
-    blocks: [AtomicU8; HUGE_BLOCKS],
+    shards: [Option<Shard>; SHARDS],
+    /// Huge blocks.
+    pub huge: HugeBlocks,
+    /// Bytes that wait here at most.
+    bytes: usize,
 }
 
-// SAFETY: the mappings are shared on purpose; a page's bits say whose it is, under `books`.
-unsafe impl Sync for Pool {}
-// SAFETY: as above; nothing here belongs to a thread.
-unsafe impl Send for Pool {}
-
 impl Pool {
-    /// An empty pool with room for `bytes` of single pages.
+    /// An empty pool in which at most `bytes` wait.
     ///
     /// # Errors
     /// ENOMEM where there is no address space for it.
     pub fn reserve(bytes: usize) -> Result<Self> {
-        let page = vm::page_size();
-        let pages = (bytes / page).max(1);
-        let pool = Self {
-            singles: vm::reserve(pages * page, page)?,
-            pages,
-            page_shift: page.trailing_zeros(),
-            filled: PageBits::reserve(pages)?,
-            holes: PageBits::reserve(pages)?,
-            books: Mutex::new(()),
-            huge: vm::reserve(HUGE_BLOCKS * HUGE, HUGE)?,
-            blocks: [const { AtomicU8::new(EMPTY) }; HUGE_BLOCKS],
-        };
-        pool.empty();
-        Ok(pool)
-    }
-
-    fn empty(&self) {
-        self.filled.clear(self.filled.all());
-        self.holes.set(self.holes.all());
-        for block in &self.blocks {
-            block.store(EMPTY, Ordering::Relaxed);
+        let count = vm::cpus().clamp(1, SHARDS);
+        let mut shards = [const { None }; SHARDS];
+        for shard in shards.iter_mut().take(count) {
+            *shard = Some(Shard::reserve((bytes / count / vm::page_size()).max(1))?);
         }
+        let huge = HugeBlocks::reserve((bytes / HUGE).max(LEAST_BLOCKS))?;
+        Ok(Self { shards, huge, bytes })
     }
 
     /// Prepares the VMAs and makes them move targets of `channel`.
     pub fn register(&self, channel: Channel) -> Result<()> {
-        let singles = self.pages << self.page_shift;
-        let huge = HUGE_BLOCKS * HUGE;
-        // SAFETY: advice on whole mappings of ours, all of which keeps their contents.
-        unsafe {
-            vm::advise(self.singles, singles, Advice::LinuxDontFork)?;
-            vm::advise(self.huge, huge, Advice::LinuxDontFork)?;
-            // A kernel without huge pages refuses both; then single pages serve.
-            let _ = vm::advise(self.singles, singles, Advice::LinuxNoHugepage);
-            let _ = vm::advise(self.huge, huge, Advice::LinuxHugepage);
+        for shard in self.shards() {
+            prepare(channel, shard.range(), Advice::LinuxNoHugepage)?;
         }
-        channel.register(self.singles, singles, Watch::MoveTarget)?;
-        channel.register(self.huge, huge, Watch::MoveTarget)
+        prepare(channel, self.huge.range(), Advice::LinuxHugepage)
     }
 
     /// In a child of fork, where the VMAs are gone: maps them again, empty, at their addresses.
     pub fn remap_in_child(&self) -> Result<()> {
-        self.empty();
-        for (start, len) in
-            [(self.singles, self.pages << self.page_shift), (self.huge, HUGE_BLOCKS * HUGE)]
-        {
-            // SAFETY: NOREPLACE maps only where nothing is.
-            unsafe {
-                rustix::mm::mmap_anonymous(
-                    start.cast(),
-                    len,
-                    ProtFlags::READ | ProtFlags::WRITE,
-                    MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED_NOREPLACE,
-                )?;
-            }
+        self.huge.empty();
+        for shard in self.shards() {
+            shard.empty();
+            remap(shard.range())?;
         }
-        Ok(())
+        remap(self.huge.range())
     }
 
     /// Locks the books for the time of a fork.
     pub fn acquire(&self) {
-        self.books.acquire();
+        self.shards().for_each(|shard| shard.books.acquire());
     }
 
     /// Unlocks what [`acquire`](Self::acquire) locked.
@@ -127,35 +79,120 @@ impl Pool {
     /// # Safety
     /// As for [`Mutex::release`].
     pub unsafe fn release(&self) {
-        // SAFETY: the caller's promise.
-        unsafe { self.books.release() }
+        for shard in self.shards() {
+            // SAFETY: the caller's promise.
+            unsafe { shard.books.release() }
+        }
+    }
+
+    /// The shards, this CPU's first.
+    pub fn shards(&self) -> impl Iterator<Item = &Shard> {
+        let count = self.shards.iter().flatten().count().max(1);
+        let own = vm::this_cpu() % count;
+        let (before, from_own) = self.shards.split_at(own);
+        from_own.iter().chain(before).flatten()
+    }
+
+    /// Takes up to `count` consecutive filled pages out of the books; the caller moves them, then
+    /// says which ones left ([`Shard::vacate`]) and which did not ([`Shard::deposit`]).
+    pub fn take_filled(&self, count: usize) -> Option<(&Shard, Pages)> {
+        self.shards().find_map(|shard| Some((shard, shard.claim(&shard.filled, count)?)))
+    }
+
+    /// Takes up to `count` consecutive holes of this CPU's shard out of the books, to move pages
+    /// into, if the pool may have that many more.
+    pub fn take_holes(&self, count: usize) -> Option<(&Shard, Pages)> {
+        let count = count.min(self.room() / vm::page_size());
+        let shard = self.shards().next().filter(|_| count > 0)?;
+        Some((shard, shard.claim(&shard.holes, count)?))
+    }
+
+    /// Bytes that may still come to wait here.
+    pub fn room(&self) -> usize {
+        self.bytes.saturating_sub(self.pages() * vm::page_size())
+    }
+
+    /// Filled single pages.
+    pub fn singles(&self) -> usize {
+        self.shards().map(|shard| shard.filled.total()).sum()
+    }
+
+    /// Filled pages, those of huge blocks included.
+    pub fn pages(&self) -> usize {
+        self.singles() + self.huge.ready() * (HUGE / vm::page_size())
+    }
+
+    /// Gives up to `count` filled pages back to the kernel, huge blocks last: how many it had.
+    pub fn drain(&self, count: usize) -> usize {
+        let mut given = 0;
+        while given < count
+            && let Some((shard, pages)) = self.take_filled(count - given)
+        {
+            let (start, len) = (shard.address(pages.first), pages.count * vm::page_size());
+            // SAFETY: claimed pages are the caller's alone, and free.
+            if unsafe { vm::advise(start, len, Advice::LinuxDontNeed) }.is_err() {
+                // Locked in memory: they stay, and are as good as before.
+                shard.deposit(pages);
+                break;
+            }
+            shard.vacate(pages);
+            given += pages.count;
+        }
+        let per_block = HUGE / vm::page_size();
+        given + self.huge.drain(count.saturating_sub(given).div_ceil(per_block)) * per_block
+    }
+}
+
+/// Single pages in a VMA of their own.
+#[derive(Debug)]
+pub struct Shard {
+    base: *mut u8,
+    /// Present and holding the content.
+    filled: PageBits,
+    /// Absent, and in no one's hands. A page in neither map is on its way in or out.
+    holes: PageBits,
+    /// Makes finding a stretch and claiming it one step; never held across a system call.
+    books: Mutex<()>,
+}
+
+// SAFETY: the mapping is shared on purpose; a page's bits say whose it is, under `books`.
+unsafe impl Sync for Shard {}
+// SAFETY: as above; nothing here belongs to a thread.
+unsafe impl Send for Shard {}
+
+impl Shard {
+    fn reserve(pages: usize) -> Result<Self> {
+        // A page at the end that is never made accessible keeps two shards from being one VMA.
+        let len = (pages + 1) * vm::page_size();
+        let base = vm::reserve(len, vm::page_size())?;
+        // SAFETY: the last page of a mapping made just above.
+        unsafe {
+            let guard = base.add(len - vm::page_size()).cast();
+            rustix::mm::mprotect(guard, vm::page_size(), rustix::mm::MprotectFlags::empty())?;
+        }
+        let shard = Self {
+            base,
+            filled: PageBits::reserve(pages)?,
+            holes: PageBits::reserve(pages)?,
+            books: Mutex::new(()),
+        };
+        shard.empty();
+        Ok(shard)
+    }
+
+    fn empty(&self) {
+        self.filled.clear(self.filled.all());
+        self.holes.set(self.holes.all());
+    }
+
+    fn range(&self) -> (*mut u8, usize) {
+        (self.base, self.filled.all().count * vm::page_size())
     }
 
     /// A page's first byte.
     pub fn address(&self, page: usize) -> *mut u8 {
-        // SAFETY: pages are indices into the single pages' mapping.
-        unsafe { self.singles.add(page << self.page_shift) }
-    }
-
-    /// Takes up to `count` consecutive filled pages out of the books; the caller moves them, then
-    /// says which ones left ([`vacate`](Self::vacate)) and which did not
-    /// ([`deposit`](Self::deposit)).
-    pub fn take_filled(&self, count: usize) -> Option<Pages> {
-        self.claim(&self.filled, count)
-    }
-
-    /// Takes up to `count` consecutive holes out of the books, to move pages into.
-    pub fn take_holes(&self, count: usize) -> Option<Pages> {
-        self.claim(&self.holes, count)
-    }
-
-    fn claim(&self, bits: &PageBits, count: usize) -> Option<Pages> {
-        // Never waited for: the fault handler must not, since a signal handler may fault on the
-        // thread that holds them; and everyone has a way on without the pool.
-        let _books = self.books.try_lock()?;
-        let found = bits.next_stretch(bits.all(), true)?.prefix(count);
-        bits.clear(found);
-        Some(found)
+        // SAFETY: pages are indices into the shard's mapping.
+        unsafe { self.base.add(page * vm::page_size()) }
     }
 
     /// Enters pages that hold their content.
@@ -168,75 +205,38 @@ impl Pool {
         self.holes.set(pages);
     }
 
-    /// Filled single pages.
-    pub fn filled(&self) -> usize {
-        self.filled.total()
-    }
-
-    /// Gives up to `count` filled pages back to the kernel; how many it had.
-    pub fn drain(&self, count: usize) -> usize {
-        let mut given = 0;
-        while given < count
-            && let Some(pages) = self.take_filled(count - given)
-        {
-            // SAFETY: claimed pages are the caller's alone, and free.
-            let _ = unsafe {
-                vm::advise(
-                    self.address(pages.first),
-                    pages.count << self.page_shift,
-                    Advice::LinuxDontNeed,
-                )
-            };
-            self.vacate(pages);
-            given += pages.count;
+    fn claim(&self, bits: &PageBits, count: usize) -> Option<Pages> {
+        if bits.total() == 0 {
+            return None;
         }
-        given
+        // Never waited for: the fault handler must not, since a signal handler may fault on the
+        // thread that holds them; and everyone has a way on without the pool.
+        let _books = self.books.try_lock()?;
+        let found = bits.next_stretch(bits.all(), true)?.prefix(count);
+        bits.clear(found);
+        Some(found)
     }
+}
 
-    /// A filled huge block, filled now if none is ready. Handler only.
-    pub fn take_huge(&self, content: Content) -> Option<(usize, *mut u8)> {
-        let ready = self.blocks.iter().position(|b| b.load(Ordering::Relaxed) == READY);
-        let index = match ready {
-            Some(index) => index,
-            None => self.fill_huge(content)?,
-        };
-        self.blocks.get(index)?.store(EMPTY, Ordering::Relaxed);
-        Some((index, self.block(index)))
+fn prepare(channel: Channel, (start, len): (*mut u8, usize), pages: Advice) -> Result<()> {
+    // SAFETY: advice on a whole mapping of ours, both of which keep its contents.
+    unsafe {
+        vm::advise(start, len, Advice::LinuxDontFork)?;
+        // A kernel without huge pages refuses; then small ones serve.
+        let _ = vm::advise(start, len, pages);
     }
+    channel.register(start, len, Watch::MoveTarget)
+}
 
-    /// Fills one more huge block, if there is room: its index. Handler only.
-    pub fn fill_huge(&self, content: Content) -> Option<usize> {
-        let index = self.blocks.iter().position(|b| b.load(Ordering::Relaxed) == EMPTY)?;
-        // SAFETY: an empty block is the handler's alone. The first store of the fill faults in a
-        // whole huge page, if the kernel has one.
-        unsafe { content.fill(self.block(index), HUGE) };
-        self.blocks.get(index)?.store(READY, Ordering::Relaxed);
-        Some(index)
+fn remap((start, len): (*mut u8, usize)) -> Result<()> {
+    // SAFETY: NOREPLACE maps only where nothing is.
+    unsafe {
+        rustix::mm::mmap_anonymous(
+            start.cast(),
+            len,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED_NOREPLACE,
+        )?;
     }
-
-    /// Huge blocks that are filled.
-    pub fn ready_huge(&self) -> usize {
-        self.blocks.iter().filter(|b| b.load(Ordering::Relaxed) == READY).count()
-    }
-
-    /// Gives every ready huge block back to the kernel. Handler only.
-    pub fn drain_huge(&self) {
-        for (index, block) in self.blocks.iter().enumerate() {
-            if block.load(Ordering::Relaxed) == READY {
-                self.discard_huge(index);
-                block.store(EMPTY, Ordering::Relaxed);
-            }
-        }
-    }
-
-    /// Drops what is left of a block that did not move as a whole. Handler only.
-    pub fn discard_huge(&self, index: usize) {
-        // SAFETY: the block is the handler's alone, and its content can be made again.
-        let _ = unsafe { vm::advise(self.block(index), HUGE, Advice::LinuxDontNeed) };
-    }
-
-    fn block(&self, index: usize) -> *mut u8 {
-        // SAFETY: indices come from `blocks`, for each of which the mapping has room.
-        unsafe { self.huge.add(index * HUGE) }
-    }
+    Ok(())
 }

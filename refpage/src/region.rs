@@ -1,4 +1,12 @@
-//! The Region: the one big VMA that heap memory comes from, and which of its pages are present.
+//! The Region: the one reservation that heap memory comes from, and which of its pages are present.
+//!
+//! ```text
+//!   | content part ............................ | zero part ......... |
+//!     missing pages are the fault handler's       the kernel's: zeros
+//! ```
+//!
+//! The two parts are registered in different ways and so are two VMAs, for good. A missing page of
+//! the zero part is what calloc wants it to be without anyone's help: no handler, no wake-up.
 
 use rustix::io::Result;
 use rustix::mm::Advice;
@@ -6,12 +14,18 @@ use rustix::mm::Advice;
 use crate::bits::{PageBits, Pages};
 use crate::sys::vm;
 
-/// Reserved address space in OS pages, one VMA whatever happens.
+/// The zero part is a quarter of a Region of this many bytes or more. A smaller one has none: it
+/// was made under a limit on address space, and each part could run out while the other has room.
+const DIVIDED_FROM: usize = 1 << 32;
+
+/// Reserved address space in OS pages: one VMA for each part, whatever happens.
 #[derive(Debug)]
 pub struct Region {
     base: usize,
     len: usize,
     page_shift: u32,
+    /// The first page of the zero part.
+    zero_from: usize,
     present: PageBits,
 }
 
@@ -35,7 +49,31 @@ impl Region {
         // missing fault, first clear one and then throw it away.
         // SAFETY: advice on our own mapping, and it discards nothing.
         let _ = unsafe { vm::advise(base, len, Advice::LinuxNoHugepage) };
-        Ok(Self { base: base as usize, len, page_shift: page.trailing_zeros(), present })
+        let content = if len < DIVIDED_FROM { len } else { (len / 4 * 3).next_multiple_of(align) };
+        Ok(Self {
+            base: base as usize,
+            len,
+            page_shift: page.trailing_zeros(),
+            zero_from: content / page,
+            present,
+        })
+    }
+
+    /// The pages that read as the engine's content while they are missing, unless their run says
+    /// otherwise.
+    pub fn content_part(&self) -> Pages {
+        Pages::span(0, self.zero_from)
+    }
+
+    /// The pages that read as zero while they are missing; none in a small Region.
+    pub fn zero_part(&self) -> Pages {
+        Pages::span(self.zero_from, self.len >> self.page_shift)
+    }
+
+    /// Whether the page belongs to the zero part.
+    #[inline]
+    pub fn in_zero_part(&self, page: usize) -> bool {
+        page >= self.zero_from
     }
 
     /// First address.
@@ -86,7 +124,8 @@ impl Region {
     ///
     /// It is set *before* a page is put in place and cleared *after* it was taken away, so a clear
     /// bit means that the page is missing. Whoever owns a run of pages may read its bits instead
-    /// of asking the kernel.
+    /// of asking the kernel. Not so in the zero part, where the kernel itself puts pages in place:
+    /// there [`learn_present`](crate::Engine::learn_present) asks it.
     #[inline]
     pub fn present(&self) -> &PageBits {
         &self.present

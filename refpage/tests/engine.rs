@@ -5,7 +5,7 @@
 
 use std::io::Read;
 
-use refpage::{Config, Engine, Pages, Region, RunWindow, Runs, Service, probe_channel};
+use refpage::{Config, Engine, Fresh, Pages, Region, RunWindow, Runs, Service, probe_channel};
 
 const PATTERN: u8 = 0xAA;
 const MIB: usize = 1 << 20;
@@ -120,7 +120,7 @@ fn released_pages_go_to_the_pool_and_are_moved_in_again() {
     let Some(f) = Fixture::lazy() else { return };
     let pages = Pages { first: 0, count: 512 };
     f.bytes(pages).fill(7);
-    f.engine.refill(pages);
+    f.engine.refill(pages, Fresh::Content);
     f.engine.release(pages);
     assert_eq!(f.engine.region().present().count(pages), 0);
     assert_eq!(f.engine.counters().pooled.get(), 512);
@@ -195,7 +195,7 @@ fn the_region_is_one_vma_whatever_happens_to_it() {
     for i in 0..200 {
         let pages = Pages { first: i * 80, count: 40 };
         f.bytes(pages).fill(1);
-        f.engine.refill(pages);
+        f.engine.refill(pages, Fresh::Content);
         f.engine.release(pages);
     }
     let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc is there");
@@ -216,7 +216,7 @@ fn memset_fills_what_is_provided() {
     f.assert_all(pages, PATTERN);
     assert_eq!(f.engine.counters().filled.get(), 90);
     f.bytes(pages).fill(3);
-    f.engine.refill(pages);
+    f.engine.refill(pages, Fresh::Content);
     f.assert_all(pages, PATTERN);
 }
 
@@ -226,7 +226,7 @@ fn off_does_nothing() {
     f.engine.provide(Pages { first: 0, count: 10 });
     f.assert_all(Pages { first: 0, count: 10 }, 0);
     f.bytes(Pages { first: 0, count: 10 }).fill(3);
-    f.engine.refill(Pages { first: 0, count: 10 });
+    f.engine.refill(Pages { first: 0, count: 10 }, Fresh::Content);
     f.assert_all(Pages { first: 0, count: 10 }, 3);
     f.engine.release(Pages { first: 0, count: 10 });
     f.assert_all(Pages { first: 0, count: 10 }, 0);

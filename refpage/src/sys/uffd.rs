@@ -312,10 +312,8 @@ impl Default for FaultBuffer {
 }
 
 impl FaultBuffer {
-    /// Faults that one read takes at most. With more, serving the first might wake the thread of
-    /// a later one, whose run could then be freed and become another before its turn came; read
-    /// one by one, a fault whose thread was woken is not read at all.
-    pub const CAPACITY: usize = 1;
+    /// Faults that one read takes at most.
+    pub const CAPACITY: usize = 16;
 
     /// The fault at `index` of the last read; none if that message is another event.
     pub fn fault(&self, index: usize) -> Option<Fault> {

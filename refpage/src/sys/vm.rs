@@ -152,6 +152,56 @@ impl ForkFlag {
     }
 }
 
+/// Reads words of this process that may be protected, gone, or written meanwhile. None if one of
+/// them cannot be read, or the system call is not allowed.
+pub fn read_words<const N: usize>(addresses: [usize; N]) -> Option<[u64; N]> {
+    let mut words = [0u64; N];
+    let size = size_of::<u64>();
+    let local = libc::iovec { iov_base: words.as_mut_ptr().cast(), iov_len: N * size };
+    let remote =
+        addresses.map(|address| libc::iovec { iov_base: address as *mut c_void, iov_len: size });
+    let pid = rustix::process::getpid().as_raw_pid();
+    // SAFETY: the kernel writes at most N words to the buffer, and checks what it reads. The
+    // caller of malloc keeps its errno by `KeepErrno` further up.
+    let read = unsafe {
+        libc::process_vm_readv(pid, &raw const local, 1, remote.as_ptr(), N as libc::c_ulong, 0)
+    };
+    (read == (N * size) as isize).then_some(words)
+}
+
+/// CPUs that this process may run on.
+pub fn cpus() -> usize {
+    rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count() as usize).max(1)
+}
+
+/// The CPU that the thread runs on, for choosing among equals: it may be another one by now.
+#[inline]
+pub fn this_cpu() -> usize {
+    rustix::thread::sched_getcpu()
+}
+
+/// Page faults of the calling thread so far that needed no I/O.
+pub fn thread_faults() -> u64 {
+    let mut usage = core::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: getrusage fills the struct, for which zeros are a value too.
+    unsafe {
+        libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr());
+        usage.assume_init().ru_minflt as u64
+    }
+}
+
+/// Whether dropping a whole 2 MiB block of pages also drops its page table, so that a huge page
+/// can be moved there: Linux 6.14 with CONFIG_PT_RECLAIM, on x86-64 (kernel commit 6375e95f381e).
+pub fn reclaims_tables() -> bool {
+    let uname = rustix::system::uname();
+    let mut numbers = uname.release().to_bytes().split(|byte| !byte.is_ascii_digit());
+    let mut next = || {
+        let digits = numbers.next().unwrap_or_default();
+        digits.iter().fold(0u32, |n, digit| n.saturating_mul(10) + u32::from(digit - b'0'))
+    };
+    cfg!(target_arch = "x86_64") && (next(), next()) >= (6, 14)
+}
+
 /// The soft limit on address space in bytes, if there is one.
 pub fn address_space_limit() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::As).current
@@ -176,6 +226,12 @@ impl Drop for KeepErrno {
         // SAFETY: as in `new`.
         unsafe { *libc::__errno_location() = self.0 }
     }
+}
+
+/// Nanoseconds of the monotonic clock.
+pub fn now_ns() -> u64 {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 
 /// Milliseconds of the coarse monotonic clock: a vDSO read, a few nanoseconds.

@@ -1,0 +1,253 @@
+//! What an allocator asks of the engine. In all of it, `pages` belong to the caller: nobody else
+//! allocates or frees them meanwhile.
+
+use crate::bits::Pages;
+use crate::content::Content;
+use crate::engine::Engine;
+use crate::place::{Fresh, Supply};
+use crate::service::Service;
+use crate::sys::uffd::Holes;
+use crate::sys::vm::{self, Pagemap};
+
+/// A whole block may be put in place for a part of it while it is at most this share of what is
+/// present already.
+const SHARE: usize = 16;
+
+/// What a program did to the pages that [`Engine::refill`] restored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// About how many did not hold their content any more; all present ones with `off`.
+    pub pages: usize,
+    /// The longest prefix of which at least half were such.
+    pub prefix: usize,
+}
+
+impl Engine {
+    /// Readies pages for being handed out: with `memset`, the missing ones are filled; with
+    /// `lazy`, they stay missing until they are touched, but in the zero part, where they would
+    /// read as zero.
+    pub fn provide(&self, pages: Pages) {
+        match self.service() {
+            Service::Lazy if self.region().in_zero_part(pages.first) => self.prefill(pages),
+            Service::Lazy => {}
+            Service::Memset => self.prefill(pages),
+            // Not known, and taken for granted: what is counted is to be comparable.
+            Service::Off => self.region().present().set(pages),
+        }
+    }
+
+    /// Puts content under the missing ones of `pages` now, by whole huge pages where they fit: for
+    /// memory that is about to be used.
+    pub fn prefill(&self, pages: Pages) {
+        let present = self.region().present();
+        match self.service() {
+            Service::Off => {}
+            Service::Lazy => self.place_dense(self.channel(), pages, Fresh::Content),
+            Service::Memset => {
+                for stretch in present.stretches(pages, false) {
+                    present.set(stretch);
+                    self.fill_pages(stretch, self.content());
+                    self.counters().filled.add(stretch.count);
+                }
+            }
+        }
+    }
+
+    /// As [`prefill`](Self::prefill), for memory that is used page by page: the 2 MiB blocks that
+    /// `pages` lie in, which are the caller's too, are put in place whole as long as what the
+    /// process holds does not grow much by that.
+    pub fn prefill_ahead(&self, pages: Pages) {
+        let per_block = self.pages_per_block();
+        let affordable = self.region().present().total() / SHARE >= per_block;
+        if self.service() == Service::Lazy && affordable && pages.count > 0 {
+            let block = pages.first / per_block * per_block;
+            for block in (block..pages.end()).step_by(per_block) {
+                if self.takes_huge(block) {
+                    self.place_huge(self.channel(), block, Fresh::Content, Supply::Made);
+                }
+            }
+        }
+        self.prefill(pages);
+    }
+
+    /// With `lazy`: puts zeros under the missing ones of `pages`, which are about to be used.
+    pub fn prefill_zeros(&self, pages: Pages) {
+        if self.service() == Service::Lazy {
+            self.place_dense(self.channel(), pages, Fresh::Zero);
+        }
+    }
+
+    /// Restores the content of the present ones of `pages`, or zeros: after this, what the program
+    /// left there is gone.
+    pub fn refill(&self, pages: Pages, fresh: Fresh) -> Touched {
+        if self.service() == Service::Off {
+            let present = self.region().present().count(pages);
+            return Touched { pages: present, prefix: present };
+        }
+        let content = self.value_of(fresh);
+        let bytes = 1 << self.region().page_shift();
+        let mut touched = Touched::default();
+        for stretch in self.region().present().stretches(pages, true) {
+            for page in stretch.first..stretch.end() {
+                let start = self.region().address(page);
+                // SAFETY: the caller's page, which is present or will be served.
+                if unsafe { content.seems_dirty(start, bytes) } {
+                    touched.pages += 1;
+                    let length = page + 1 - pages.first;
+                    if touched.pages * 2 >= length {
+                        touched.prefix = length;
+                    }
+                }
+            }
+            self.fill_pages(stretch, content);
+            self.counters().refilled.add(stretch.count);
+        }
+        touched
+    }
+
+    /// About how many of `pages`, which are present and in use, hold something other than their
+    /// content: looked up at a few of them, without touching what the program may have protected.
+    /// None if that cannot be found out.
+    pub fn sample(&self, pages: Pages) -> Option<usize> {
+        const SAMPLES: usize = 8;
+        let clean = u64::from_ne_bytes([self.content().byte()?; 8]);
+        let step = pages.count / SAMPLES;
+        let words: [usize; SAMPLES] = core::array::from_fn(|i| {
+            self.region().address(pages.first + i * step + step / 2) as usize
+        });
+        let held = vm::read_words(words)?;
+        Some(held.iter().filter(|&&word| word != clean).count() * pages.count / SAMPLES)
+    }
+
+    /// Overwrites the present ones of `pages` with the content or with zeros, whatever they held.
+    pub fn convert(&self, pages: Pages, fresh: Fresh) {
+        for stretch in self.region().present().stretches(pages, true) {
+            self.fill_pages(stretch, self.value_of(fresh));
+        }
+    }
+
+    /// Gives up pages that hold their content: to the pool, else to the kernel.
+    pub fn release(&self, pages: Pages) {
+        match self.service() {
+            Service::Lazy => self.take_away(pages),
+            Service::Memset => self.drop_pages(pages),
+            Service::Off => self.discard(pages),
+        }
+    }
+
+    /// As [`release`](Self::release), but straight to the kernel, whatever they hold.
+    pub fn drop_pages(&self, pages: Pages) {
+        match self.service() {
+            Service::Off => self.discard(pages),
+            Service::Lazy | Service::Memset => {
+                for stretch in self.region().present().stretches(pages, true) {
+                    self.discard(stretch);
+                }
+            }
+        }
+    }
+
+    /// Learns which of `pages` the kernel itself populated.
+    pub fn learn_present(&self, pages: Pages) {
+        let present = self.region().present();
+        let Some(unknown) = present.next_stretch(pages, false) else { return };
+        // Not knowing is answered on the safe side.
+        self.ask_kernel(Pages::span(unknown.first, pages.end()), true, |page, populated| {
+            if populated {
+                present.set(page);
+            }
+        });
+    }
+
+    /// Learns which of `pages` are missing though somebody was about to put them in place: for a
+    /// child, where that somebody is no more.
+    pub fn learn_missing(&self, pages: Pages) {
+        self.ask_kernel(pages, false, |page, populated| {
+            if !populated {
+                self.region().present().clear(page);
+            }
+        });
+    }
+
+    /// Calls `tell` for each page with whether it is populated, `unknown` if that cannot be read.
+    fn ask_kernel(&self, pages: Pages, unknown: bool, tell: impl Fn(Pages, bool)) {
+        const BATCH: usize = 1024;
+        let pagemap = Pagemap::open();
+        let mut rest = pages;
+        while rest.count > 0 {
+            let batch = rest.prefix(BATCH);
+            let mut populated = [unknown; BATCH];
+            let out = populated.get_mut(..batch.count).unwrap_or_default();
+            let start = self.region().address(batch.first);
+            let known = pagemap.as_ref().map_err(|e| *e).and_then(|map| map.populated(start, out));
+            if known.is_err() {
+                out.fill(unknown);
+            }
+            for (first, &mut populated) in (batch.first..).zip(out) {
+                tell(Pages { first, count: 1 }, populated);
+            }
+            rest = rest.skip(batch.count);
+        }
+    }
+
+    /// Takes what the present pages of `src` hold to the same places in `dst`, whose pages are
+    /// missing, by moving the pages where that can be done, huge ones whole. `src` holds garbage
+    /// afterwards.
+    pub fn relocate(&self, dst: Pages, src: Pages) {
+        let mut rest = src;
+        while let Some(stretch) = self.region().present().next_stretch(rest, true) {
+            let (piece, huge) =
+                self.blocks().map_or((stretch, false), |blocks| blocks.first_piece(stretch));
+            let to = Pages { first: dst.first + (piece.first - src.first), ..piece };
+            self.relocate_piece(to, piece, huge);
+            rest = Pages::span(piece.end(), src.end());
+        }
+    }
+
+    fn relocate_piece(&self, dst: Pages, src: Pages, huge: bool) {
+        let (to, from) = (self.region().address(dst.first), self.region().address(src.first));
+        let len = src.count << self.region().page_shift();
+        let per_block = self.pages_per_block();
+        let whole = huge
+            && src.count == per_block
+            && dst.first.is_multiple_of(per_block)
+            && self.takes_huge(dst.first);
+        if let Some(blocks) = self.blocks() {
+            blocks.forget_huge(src);
+            if whole {
+                blocks.note_huge(dst);
+            } else {
+                blocks.note_tables(dst);
+            }
+        }
+        self.region().present().set(dst);
+        let moved = match self.movable_pool() {
+            Some(_) => self.channel().move_pages(to, from, len, Holes::Skip).done,
+            None => 0,
+        };
+        let gone = src.prefix(moved >> self.region().page_shift());
+        self.counters().relocated.add(gone.count);
+        self.region().present().clear(gone);
+        // SAFETY: both ranges are the caller's and apart; a missing page of either is served like
+        // any other.
+        unsafe { to.add(moved).copy_from_nonoverlapping(from.add(moved), len - moved) };
+    }
+
+    /// Gives up to `count` of the pool's pages back to the kernel: how many it had.
+    pub fn drain_pool(&self, count: usize) -> usize {
+        self.movable_pool().map_or(0, |pool| pool.drain(count))
+    }
+
+    pub(crate) fn value_of(&self, fresh: Fresh) -> Content {
+        match (fresh, self.content()) {
+            (Fresh::Zero, Content::Pattern(_)) => Content::Pattern(0),
+            (_, content) => content,
+        }
+    }
+
+    fn fill_pages(&self, pages: Pages, content: Content) {
+        let start = self.region().address(pages.first);
+        // SAFETY: the caller's pages, which lie in the Region.
+        unsafe { content.fill(start, pages.count << self.region().page_shift()) };
+    }
+}
