@@ -22,10 +22,9 @@ pub fn measure(case: &str, scale: Scale, peer: &Peer) -> Result<(Measured, Strin
     }
     let measured: Measured =
         serde_json::from_slice(&output.stdout).context("the report is not readable")?;
-    if let (Some(asked), Some(taken)) = (peer.service, &measured.service)
-        && asked != taken
-    {
-        bail!("refpage took the service {taken}, not {asked}");
+    if peer.service.is_some() && peer.service != measured.service.as_deref() {
+        let taken = measured.service.as_deref().unwrap_or("of a library that is not refpage");
+        bail!("refpage took the service {taken}, not {}", peer.name);
     }
     Ok((measured, messages))
 }

@@ -20,9 +20,9 @@ use crate::{table, targets};
 /// rotates; the tables show medians with the range of the rounds, and ratios taken round by round.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Rounds of each case [default: 5, with --quick 2]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    runs: Option<u32>,
+    /// Rounds of each case
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
     /// Only the cases whose names contain this; may be repeated
     #[arg(long, value_name = "SUBSTR")]
     case: Vec<String>,
@@ -47,7 +47,7 @@ pub struct Arguments {
 /// Measures, prints, and says by the exit code whether every measurement came off.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let scale = if arguments.quick { Scale::Quick } else { Scale::Full };
-    let runs = arguments.runs.unwrap_or(if arguments.quick { 2 } else { 5 }) as usize;
+    let runs = arguments.runs as usize;
     let cases = chosen(cases::all(scale), &arguments.case)?;
     let (peers, mut missing) = peers::find(&arguments.with, &arguments.options)?;
     let plan: Vec<(Case, Vec<Peer>)> = cases
