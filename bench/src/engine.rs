@@ -1,11 +1,11 @@
 //! `engine`: runs the cases round by round and prints what they cost.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread::available_parallelism;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::cases::{self, Case, Scale};
 use crate::child::{measure, value};
@@ -20,9 +20,9 @@ use crate::{table, targets};
 /// rotates; the tables show medians with the range of the rounds, and ratios taken round by round.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Rounds of each case
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    runs: u32,
+    /// Rounds of each case [default: 7, with --quick 5]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: Option<u32>,
     /// Only the cases whose names contain this; may be repeated
     #[arg(long, value_name = "SUBSTR")]
     case: Vec<String>,
@@ -47,7 +47,13 @@ pub struct Arguments {
 /// Measures, prints, and says by the exit code whether every measurement came off.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let scale = if arguments.quick { Scale::Quick } else { Scale::Full };
-    let runs = arguments.runs as usize;
+    let runs = arguments.runs.unwrap_or(if arguments.quick { 5 } else { 7 }) as usize;
+    // Before ten minutes of measuring, not after.
+    let create = |path: &PathBuf| {
+        File::create(path).with_context(|| format!("cannot write {}", path.display()))
+    };
+    let json = arguments.json.as_ref().map(create).transpose()?;
+    let csv = arguments.csv.as_ref().map(create).transpose()?;
     let cases = chosen(cases::all(scale), &arguments.case)?;
     let (peers, mut missing) = peers::find(&arguments.with, &arguments.options)?;
     let plan: Vec<(Case, Vec<Peer>)> = cases
@@ -81,11 +87,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         cases: measured,
     };
     report(&results);
-    if let Some(path) = &arguments.json {
-        results.write_json(path)?;
+    if let Some(file) = json {
+        results.write_json(file).context("cannot write the JSON file")?;
     }
-    if let Some(path) = &arguments.csv {
-        results.write_csv(path)?;
+    if let Some(file) = csv {
+        results.write_csv(file).context("cannot write the CSV file")?;
     }
     let failed = results.cases.iter().flat_map(|case| &case.rows).filter(|r| r.failure.is_some());
     Ok(match failed.count() {

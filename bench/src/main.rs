@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!     cargo build --release -p refpage-preload
-//!     cargo run --release -p refpage-bench -- engine             all cases, about 10 minutes
+//!     cargo run --release -p refpage-bench -- engine             all cases, 8 to 10 minutes
 //!     cargo run --release -p refpage-bench -- engine --quick     smaller and fewer, 90 seconds
 //!     cargo run --release -p refpage-bench -- engine --case patch --with glibc --json patch.json
 //! ```

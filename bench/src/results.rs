@@ -1,10 +1,8 @@
 //! All that was measured, and the files that keep it.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::io::{self, BufWriter, Write};
 
-use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::stats::{Summary, ratios, summarize};
@@ -124,21 +122,21 @@ impl Row {
 
 impl Results {
     /// Writes everything as JSON.
-    pub fn write_json(&self, path: &Path) -> Result<()> {
-        let context = || format!("cannot write {}", path.display());
-        let mut file = BufWriter::new(File::create(path).with_context(context)?);
-        serde_json::to_writer_pretty(&mut file, self).with_context(context)?;
-        writeln!(file).and_then(|()| file.flush()).with_context(context)
+    pub fn write_json(&self, file: File) -> io::Result<()> {
+        let mut file = BufWriter::new(file);
+        serde_json::to_writer_pretty(&mut file, self)?;
+        writeln!(file)?;
+        file.flush()
     }
 
     /// Writes one line a measurement.
-    pub fn write_csv(&self, path: &Path) -> Result<()> {
-        let context = || format!("cannot write {}", path.display());
-        let mut file = BufWriter::new(File::create(path).with_context(context)?);
-        self.lines(&mut file).and_then(|()| file.flush()).with_context(context)
+    pub fn write_csv(&self, file: File) -> io::Result<()> {
+        let mut file = BufWriter::new(file);
+        self.lines(&mut file)?;
+        file.flush()
     }
 
-    fn lines(&self, file: &mut impl Write) -> std::io::Result<()> {
+    fn lines(&self, file: &mut impl Write) -> io::Result<()> {
         writeln!(
             file,
             "case,peer,round,operations,wall_ns,cpu_ns,late_cpu_ns,peak_kib,held_kib,minor_faults,major_faults"

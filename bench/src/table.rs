@@ -119,7 +119,7 @@ pub fn of_targets(verdicts: &[Verdict]) -> String {
             verdict.bound.clone(),
             verdict.value.map_or_else(
                 || "not measured".into(),
-                |value| range(value, "", |number| format!("{number:.2}")),
+                |value| range(value, "", |number| format!("{number:.3}")),
             ),
             match verdict.passed {
                 Some(true) => "pass".into(),
