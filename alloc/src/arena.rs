@@ -8,7 +8,7 @@
 //! in the [run cache](crate::cache). There are four lengths.
 
 use core::alloc::Layout;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use refpage::sys::lock::Mutex;
 use refpage::{Pages, Service};
@@ -32,6 +32,8 @@ const TAG_ROOM: usize = size_of::<usize>();
 /// All arenas of a heap.
 pub struct Arenas {
     talc: Mutex<Talc<Manual, DefaultBinning>>,
+    /// The slot where the next span will most likely begin: behind the one before it.
+    next: AtomicUsize,
 }
 
 impl core::fmt::Debug for Arenas {
@@ -43,13 +45,14 @@ impl core::fmt::Debug for Arenas {
 impl Arenas {
     /// No arenas yet.
     pub const fn new() -> Self {
-        Self { talc: Mutex::new(Talc::new(Manual)) }
+        Self { talc: Mutex::new(Talc::new(Manual)), next: AtomicUsize::new(0) }
     }
 
     /// A span of `slots` slots that holds the content wherever it is present, but for its last
     /// [`ARENA_WORD`] bytes, which are talc's: its first slot.
     pub fn allocate(&self, memory: Memory<'_>, slots: usize) -> Option<usize> {
         let layout = layout(slots)?;
+        self.ready_border(memory, self.next.load(Relaxed) + slots);
         let mut talc = self.talc.lock();
         // SAFETY: the layout's size is not zero.
         let mut found = unsafe { talc.try_allocate(layout) };
@@ -62,8 +65,20 @@ impl Arenas {
         let head = memory.map.slot_at(found?.as_ptr() as usize);
         restore_borders(memory, head, slots);
         memory.map.assign(head, slots);
-        ready_next_border(memory, head + slots + 1);
+        self.next.store(head + slots, Relaxed);
         Some(head)
+    }
+
+    /// The span's tag and the header of the gap behind it will be written around `slot`'s first
+    /// byte: two pages put in place now are cheaper than two faults under the lock. Only where the
+    /// kernel refuses to put a page over one that is there.
+    fn ready_border(&self, memory: Memory<'_>, slot: usize) {
+        let arena =
+            |slot| memory.map.head(slot).is_some_and(|h| memory.map.run(h).kind() == Kind::Arena);
+        if memory.engine.service() == Service::Lazy && slot < memory.map.slots() && arena(slot) {
+            let border = memory.map.pages(slot, 1).first;
+            self.ready(memory, Pages { first: border - 1, count: 2 });
+        }
     }
 
     /// Puts pages of spans in place that are about to be used.
@@ -104,7 +119,7 @@ fn claim(talc: &mut Talc<Manual, DefaultBinning>, memory: Memory<'_>, slots: usi
     // Cached runs make way for the least.
     let head = head.or_else(|| memory.cache.take_fresh(memory, least, align, &[Part::Content]))?;
     let run = memory.map.run(head);
-    let slots = run.slots.load(Ordering::Relaxed) as usize;
+    let slots = run.slots.load(Relaxed) as usize;
     run.window.open(memory.map.pages(head, slots), 0, 1);
     run.set_kind(Kind::Arena);
     let start = memory.map.address(head);
@@ -122,18 +137,6 @@ fn block_slots(memory: Memory<'_>) -> usize {
         1
     } else {
         memory.map.slot_of(memory.engine.pages_per_block())
-    }
-}
-
-/// The next span's tag and the header of the gap behind it will most likely be written around
-/// `slot`'s first byte: two pages moved in now are cheaper than two faults then. Only where the
-/// kernel refuses to put a page over one that is there.
-fn ready_next_border(memory: Memory<'_>, slot: usize) {
-    let arena =
-        |slot| memory.map.head(slot).is_some_and(|h| memory.map.run(h).kind() == Kind::Arena);
-    if memory.engine.service() == Service::Lazy && slot < memory.map.slots() && arena(slot) {
-        let border = memory.map.pages(slot, 1).first;
-        memory.engine.prefill(Pages { first: border - 1, count: 2 });
     }
 }
 

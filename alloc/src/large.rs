@@ -27,7 +27,7 @@ const ZERO_PART_FROM: usize = 1 << 20;
 /// Runs are expected to be used to their end from this share on: all but one part in so many.
 const NEARLY: usize = 16;
 
-/// Uses in a row that touched less than a quarter of a run's pages before it gives some up: the
+/// Uses in a row that touched half of a run's pages or less before it gives some up: the
 /// faults to get them back cost as much as refilling them that many times.
 const SPARSE_USES: u32 = 16;
 
@@ -231,7 +231,7 @@ impl Large {
         }
         let run = memory.map.run(head);
         let pages = memory.pages(head);
-        if touched.pages * 4 > memory.engine.region().present().count(pages) {
+        if touched.pages * 2 > memory.engine.region().present().count(pages) {
             run.sparse_uses.store(0, Relaxed);
         } else if run.sparse_uses.fetch_add(1, Relaxed) == SPARSE_USES {
             let spare = pages.skip(touched.pages * 2);

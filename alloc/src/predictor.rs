@@ -16,17 +16,39 @@ use crate::cache::Memory;
 use crate::extents::{BINS, bin_of};
 use crate::page_map::Kind;
 
-/// Runs of fewer pages are not looked up while they live: it costs a system call, as much as
-/// placing some pages.
-const LOOK_FROM: usize = 64;
+/// What is expected before anything is known: hardly a run is not touched at all, and a fault costs
+/// as much as dozens of pages.
+const AT_FIRST: usize = 2;
+
+/// The unit of averages: in whole pages, one would stick above what it should fall to.
+const PART: usize = 16;
 
 /// What is known of one bin.
 #[derive(Debug)]
 struct Bin {
-    /// The expected prefix in pages: a moving average.
+    /// The expected prefix, in [`PART`]s of a page: a moving average.
     prefix: AtomicU32,
     /// The run allocated last, slot plus one; 0 if it was looked up or freed.
     last: AtomicU32,
+}
+
+impl Bin {
+    const fn new() -> Self {
+        Self { prefix: AtomicU32::new((AT_FIRST * PART) as u32), last: AtomicU32::new(0) }
+    }
+
+    fn prefix(&self) -> usize {
+        (self.prefix.load(Relaxed) as usize + PART / 2) / PART
+    }
+
+    fn set_prefix(&self, pages: usize) {
+        self.prefix.store((pages * PART) as u32, Relaxed);
+    }
+
+    fn average_in(&self, pages: usize) {
+        let old = self.prefix.load(Relaxed) as usize;
+        self.prefix.store(((old * 3 + pages * PART) / 4) as u32, Relaxed);
+    }
 }
 
 /// What is known of all bins, for malloc and for calloc.
@@ -39,20 +61,19 @@ pub struct Predictor {
 impl Predictor {
     /// Nothing known.
     pub const fn new() -> Self {
-        const NEW: Bin = Bin { prefix: AtomicU32::new(0), last: AtomicU32::new(0) };
-        Self { content: [NEW; BINS], zero: [NEW; BINS] }
+        Self { content: [const { Bin::new() }; BINS], zero: [const { Bin::new() }; BINS] }
     }
 
     /// Pages from the start that the next run of `slots` will have touched when it is freed.
     pub fn expected(&self, slots: usize, fresh: Fresh) -> usize {
-        self.bin(slots, fresh).map_or(0, |bin| bin.prefix.load(Relaxed) as usize)
+        self.bin(slots, fresh).map_or(0, Bin::prefix)
     }
 
     /// A run was freed after `prefix` of its pages had been touched.
     pub fn learn(&self, slots: usize, fresh: Fresh, prefix: usize) {
-        let Some(bin) = self.bin(slots, fresh) else { return };
-        let old = bin.prefix.load(Relaxed) as usize;
-        bin.prefix.store(((old * 3 + prefix).div_ceil(4)) as u32, Relaxed);
+        if let Some(bin) = self.bin(slots, fresh) {
+            bin.average_in(prefix);
+        }
     }
 
     /// A run is being allocated, with no page in place yet: looks at the one before it, if that
@@ -67,14 +88,13 @@ impl Predictor {
         let pages = memory.pages(last);
         let present = dense_prefix(memory, pages);
         let placed = run.placed.load(Relaxed) as usize;
-        let old = bin.prefix.load(Relaxed) as usize;
         if present > placed {
             // Its user went beyond what was placed.
-            bin.prefix.store(old.max(present) as u32, Relaxed);
-        } else if placed >= LOOK_FROM
+            bin.set_prefix(bin.prefix().max(present));
+        } else if placed > 0
             && memory.engine.sample(pages.prefix(placed)).is_none_or(|dirty| dirty * 2 < placed)
         {
-            bin.prefix.store(old as u32 / 2, Relaxed);
+            bin.set_prefix(bin.prefix() / 2);
         }
     }
 

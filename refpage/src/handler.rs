@@ -11,7 +11,7 @@ use rustix::io::Result;
 
 use crate::bits::Pages;
 use crate::engine::Engine;
-use crate::huge::{HUGE, Settled};
+use crate::huge::Settled;
 use crate::patience::Patience;
 use crate::place::{Fresh, Supply};
 use crate::sys::thread::{self, Stack};
@@ -26,9 +26,8 @@ const LAST_LOOK: u64 = 60_000;
 /// After this many idle milliseconds, what waits in the pool goes back to the kernel too.
 const POOL_IDLE: u64 = 4_000;
 
-/// A writer this many bytes into its run has earned huge pages ahead of it: one block for as many
-/// as it has written times this share.
-const HUGE_AFTER: usize = HUGE;
+/// A sequential writer gets one huge page ahead of it for so many that it has written, and as many
+/// again are filled in the meantime.
 const AHEAD: usize = 4;
 
 /// Blocks moved ahead in one answer at most: those that are filled already, and those that are
@@ -165,9 +164,9 @@ impl Handler {
             }
             None => (Pages { first: page, count: 1 }, false),
         };
-        let dense = window.count == per_block;
+        // A sequential writer stops at the border of a 2 MiB block, where huge pages can take over.
+        let dense = window.count >= per_block - page % per_block;
         if dense {
-            // Up to the border of a 2 MiB block, where huge pages can take over.
             window = window.prefix(per_block - page % per_block);
         }
         // The faulting page is served even if its bit says that somebody is about to.
@@ -190,13 +189,10 @@ impl Handler {
     /// Moves huge pages ahead of a sequential writer that is about to reach `page`. Where they end.
     fn place_ahead(&mut self, run: Pages, page: usize) -> usize {
         let per_block = self.engine.pages_per_block();
-        let behind = page - run.first;
-        if behind << self.engine.region().page_shift() < HUGE_AFTER
-            || !page.is_multiple_of(per_block)
-        {
+        if !page.is_multiple_of(per_block) {
             return page;
         }
-        let most = (behind / per_block / AHEAD).clamp(1, MOST_READY);
+        let most = ((page - run.first) / per_block / AHEAD).min(MOST_READY);
         let mut taken = 0;
         while taken < most {
             let block = page + taken * per_block;
@@ -209,9 +205,9 @@ impl Handler {
             }
             taken += 1;
         }
-        // As many again, if the run goes on.
-        let left = (run.end() - page) / per_block - taken;
-        self.wanted = if taken > 0 { (taken * 2).min(left).min(MOST_READY) } else { self.wanted };
+        if taken > 0 {
+            self.wanted = taken.min((run.end() - page) / per_block - taken);
+        }
         page + taken * per_block
     }
 

@@ -212,9 +212,19 @@ impl Shard {
         // Never waited for: the fault handler must not, since a signal handler may fault on the
         // thread that holds them; and everyone has a way on without the pool.
         let _books = self.books.try_lock()?;
-        let found = bits.next_stretch(bits.all(), true)?.prefix(count);
-        bits.clear(found);
-        Some(found)
+        // The first stretch that is long enough, else the longest: a system call for each page or
+        // two would cost more than the search.
+        let mut longest = Pages { first: 0, count: 0 };
+        for stretch in bits.stretches(bits.all(), true) {
+            if stretch.count > longest.count {
+                longest = stretch.prefix(count);
+            }
+            if longest.count == count {
+                break;
+            }
+        }
+        bits.clear(longest);
+        (longest.count > 0).then_some(longest)
     }
 }
 

@@ -111,9 +111,8 @@ impl Engine {
     pub fn sample(&self, pages: Pages) -> Option<usize> {
         const SAMPLES: usize = 8;
         let clean = u64::from_ne_bytes([self.content().byte()?; 8]);
-        let step = pages.count / SAMPLES;
         let words: [usize; SAMPLES] = core::array::from_fn(|i| {
-            self.region().address(pages.first + i * step + step / 2) as usize
+            self.region().address(pages.first + i * pages.count / SAMPLES) as usize
         });
         let held = vm::read_words(words)?;
         Some(held.iter().filter(|&&word| word != clean).count() * pages.count / SAMPLES)

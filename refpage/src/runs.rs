@@ -20,7 +20,12 @@ pub trait Runs: Sync {
 /// Pages that a first fault behind present pages is answered with at most.
 const CONTINUED: usize = 64;
 /// And at least: such a user seldom wants just one more.
-const LEAST_CONTINUED: usize = 8;
+const LEAST_CONTINUED: usize = 16;
+
+/// Pages up to which a window doubles freely, and the share of the pages behind it that a larger
+/// one may have: what a writer stops short of is to be little against what it has.
+const FREELY: usize = 32;
+const SHARE: usize = 4;
 
 /// Bounds, content and fault history of one page run.
 ///
@@ -76,8 +81,9 @@ impl RunWindow {
         self.zero.store(zero, Ordering::Relaxed);
     }
 
-    /// The pages to answer a fault on `page` with, given that the run may hold `limit` pages of
-    /// window: it doubles while faults are sequential, and is one page while they are scattered.
+    /// The pages to answer a fault on `page` with, `limit` at most: they double while faults are
+    /// sequential, but beyond [`FREELY`] to no more than a part of what lies behind, and are one
+    /// page while faults are scattered.
     ///
     /// A first fault right behind a present page (`continues`) is that of a user who went through
     /// what was there already: it gets as much again, within reason.
@@ -93,7 +99,7 @@ impl RunWindow {
         let window = match (last, sequential) {
             (0, _) if continues => offset.clamp(LEAST_CONTINUED, CONTINUED),
             (0, true) => self.hint.load(Ordering::Relaxed) as usize,
-            (_, true) => last * 2,
+            (_, true) => (last * 2).min((offset / SHARE).max(FREELY)),
             (_, false) => 1,
         };
         // A window that is cut short at the border of two contents goes on after it.
@@ -131,7 +137,7 @@ mod tests {
     fn the_window_doubles_while_faults_are_sequential_and_stays_within_the_run() {
         let run = run(0, 1);
         let mut page = 1000;
-        for expected in [1, 2, 4, 8, 16, 32, 37] {
+        for expected in [1, 2, 4, 8, 16, 32, 32, 5] {
             assert_eq!(answer(&run, page), (page, expected));
             page += expected;
         }
@@ -154,8 +160,8 @@ mod tests {
 
     #[test]
     fn a_first_fault_behind_present_pages_gets_as_many_again() {
-        assert_eq!(run(0, 1).window_at(1012, 64, true), Pages { first: 1012, count: 12 });
-        assert_eq!(run(0, 1).window_at(1012, 64, false), Pages { first: 1012, count: 1 });
+        assert_eq!(run(0, 1).window_at(1020, 64, true), Pages { first: 1020, count: 20 });
+        assert_eq!(run(0, 1).window_at(1020, 64, false), Pages { first: 1020, count: 1 });
     }
 
     #[test]
