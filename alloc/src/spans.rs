@@ -14,8 +14,8 @@ use crate::classes;
 use crate::extents::List;
 use crate::page_map::{Kind, Run};
 
-/// Pages that a span readies at once when it opens new blocks: at first few, then more, so that
-/// a class which is hardly used costs little.
+/// Pages that a span readies at once when it opens new blocks: few for the first span of a class,
+/// so that one which is hardly used costs little, then more.
 const FIRST_READY: usize = 2;
 const MORE_READY: usize = 16;
 
@@ -24,6 +24,8 @@ const MORE_READY: usize = 16;
 struct Class {
     spans: List,
     count: usize,
+    /// Whether a span of the class was used up before.
+    busy: bool,
 }
 
 /// All spans of a heap.
@@ -38,7 +40,8 @@ impl Spans {
     /// No spans yet.
     pub const fn new() -> Self {
         Self {
-            classes: [const { Mutex::new(Class { spans: List::EMPTY, count: 0 }) }; classes::COUNT],
+            classes: [const { Mutex::new(Class { spans: List::EMPTY, count: 0, busy: false }) };
+                classes::COUNT],
             out: AtomicUsize::new(0),
         }
     }
@@ -68,12 +71,13 @@ impl Spans {
         let mut taken = reuse(memory, head, class, out);
         let opened = open_blocks(memory, head, class, out.get_mut(taken..).unwrap_or_default());
         taken += opened;
-        let ready = pages_to_ready(memory, run, class);
+        let ready = pages_to_ready(memory, run, class, list.busy);
         if run.returned.load(Relaxed) == 0
             && run.opened.load(Relaxed) as usize == classes::span_blocks(class)
         {
             list.spans.remove(memory.map, head);
             list.count -= 1;
+            list.busy = true;
             run.listed.store(false, Relaxed);
         }
         // Missing pages may be put in place by anyone at any time; only memset must not come late.
@@ -224,7 +228,7 @@ fn open_blocks(memory: Memory<'_>, head: usize, class: usize, out: &mut [*mut u8
 }
 
 /// The pages that the span needs by now and has not readied, and some more.
-fn pages_to_ready(memory: Memory<'_>, run: &Run, class: usize) -> Pages {
+fn pages_to_ready(memory: Memory<'_>, run: &Run, class: usize, busy: bool) -> Pages {
     let pages = run.window.pages();
     let readied = run.readied.load(Relaxed) as usize;
     let end = run.opened.load(Relaxed) as usize * classes::size(class);
@@ -232,7 +236,7 @@ fn pages_to_ready(memory: Memory<'_>, run: &Run, class: usize) -> Pages {
     if needed <= readied {
         return pages.prefix(0);
     }
-    let ahead = if readied == 0 { FIRST_READY } else { MORE_READY };
+    let ahead = if readied == 0 && !busy { FIRST_READY } else { MORE_READY };
     let upto = needed.max(readied + ahead).min(pages.count);
     run.readied.store(upto as u32, Relaxed);
     Pages::span(pages.first + readied, pages.first + upto)

@@ -42,19 +42,15 @@ impl Content {
         }
     }
 
-    /// Whether a page seems to hold something else, by its first and last words: an estimate, for
-    /// statistics and predictions only.
+    /// Whether a page seems to hold something else, by its first word: an estimate, for statistics
+    /// and predictions only.
     ///
     /// # Safety
-    /// `len` bytes, 16 at least, are readable and initialised, and `start` is aligned to 8.
-    pub unsafe fn seems_dirty(self, start: *const u8, len: usize) -> bool {
+    /// A `u64` is readable and initialised at `start`.
+    pub unsafe fn seems_dirty(self, start: *const u8) -> bool {
         let Content::Pattern(byte) = self else { return true };
-        let clean = u64::from_ne_bytes([byte; 8]);
-        // SAFETY: both words lie in the range.
-        unsafe {
-            start.cast::<u64>().read() != clean
-                || start.add((len - 8) & !7).cast::<u64>().read() != clean
-        }
+        // SAFETY: the caller's promise.
+        unsafe { start.cast::<u64>().read() != u64::from_ne_bytes([byte; 8]) }
     }
 
     /// The byte that memory in this content reads as, if it is defined.

@@ -24,8 +24,12 @@ const EMPTY: u8 = 0;
 const HELD: u8 = 1;
 const READY: u8 = 2;
 
-/// Attempts that are left out after the kernel gave small pages instead of a huge one; it doubles
-/// with each time that it happens again.
+/// Nanoseconds above which a block was slow to make, slower than from small pages: memory that a
+/// virtual machine has given back to its host costs milliseconds to get.
+const SLOW: u64 = 1_000_000;
+
+/// Attempts that are left out after the kernel gave small pages instead of a huge one, or was slow;
+/// it doubles with each time that it happens again.
 const FIRST_PAUSE: u32 = 8;
 const LAST_PAUSE: u32 = 1 << 16;
 
@@ -144,15 +148,18 @@ impl HugeBlocks {
             return None;
         }
         let block = self.claim(EMPTY)?;
-        let before = vm::thread_faults();
+        let (faults, begin) = (vm::thread_faults(), vm::now_ns());
         fill(block.start);
         // One fault for a huge page; small pages serve as well, but cost more than they are worth.
-        let small = vm::thread_faults().wrapping_sub(before) > (HUGE / vm::page_size() / 2) as u64;
-        if small {
+        let small = vm::thread_faults() - faults > (HUGE / vm::page_size() / 2) as u64;
+        let pause = if small || vm::now_ns() - begin > SLOW {
             let pause = self.pause.load(Ordering::Relaxed);
             self.paused.store(pause, Ordering::Relaxed);
-            self.pause.store((pause * 2).min(LAST_PAUSE), Ordering::Relaxed);
-        }
+            (pause * 2).min(LAST_PAUSE)
+        } else {
+            FIRST_PAUSE
+        };
+        self.pause.store(pause, Ordering::Relaxed);
         Some(block)
     }
 

@@ -114,7 +114,7 @@ impl Pool {
 
     /// Filled single pages.
     pub fn singles(&self) -> usize {
-        self.shards().map(|shard| shard.filled.total()).sum()
+        self.shards.iter().flatten().map(|shard| shard.filled.total()).sum()
     }
 
     /// Filled pages, those of huge blocks included.

@@ -85,13 +85,12 @@ impl Engine {
             return Touched { pages: present, prefix: present };
         }
         let content = self.value_of(fresh);
-        let bytes = 1 << self.region().page_shift();
         let mut touched = Touched::default();
         for stretch in self.region().present().stretches(pages, true) {
             for page in stretch.first..stretch.end() {
                 let start = self.region().address(page);
                 // SAFETY: the caller's page, which is present or will be served.
-                if unsafe { content.seems_dirty(start, bytes) } {
+                if unsafe { content.seems_dirty(start) } {
                     touched.pages += 1;
                     let length = page + 1 - pages.first;
                     if touched.pages * 2 >= length {
