@@ -41,6 +41,9 @@ const LISTS: usize = 4 * BINS;
 /// Lists before this have pages to give back.
 const WITH_PAGES: usize = BARE_SPANS;
 
+/// Bins above its own that a run is looked for in, to take its beginning: up to twice the size.
+const LARGER: usize = 4;
+
 /// Cached runs that are compared when one is taken.
 const CHOICE: usize = 4;
 
@@ -157,9 +160,40 @@ impl RunCache {
                 || part_of(memory, other) == Part::Content
                 || memory.map.run(other).size.load(Relaxed) * 4 >= memory.pages(other).count * 3;
             serves.then_some(other)
-        })?;
+        });
+        let larger = || {
+            let lists = lists.get(first + 1..=first + LARGER)?.iter().filter_map(List::newest);
+            let dense = expected * 4 >= memory.map.pages(0, slots).count;
+            lists.into_iter().find(|&head| dense && keeps_most(memory, head, slots))
+        };
+        let head = head.or_else(larger)?;
         self.unlist(&mut lists, memory, head);
+        drop(lists);
+        self.cut(memory, head, slots);
         Some(head)
+    }
+
+    /// Cuts a run in hand to `slots`, or to the end of a huge page; the rest is cached again.
+    fn cut(&self, memory: Memory<'_>, head: usize, slots: usize) {
+        let run = memory.map.run(head);
+        let block = memory.map.slot_of(memory.engine.pages_per_block());
+        let all = run.slots.load(Relaxed) as usize;
+        let kept =
+            if slots < block { slots } else { (head + slots).next_multiple_of(block) - head };
+        if bin_of(all) == bin_of(slots) || kept >= all {
+            return;
+        }
+        let (rest, zeros) = (head + kept, run.zeros.load(Relaxed));
+        let other = memory.map.run(rest);
+        run.slots.store(kept as u32, Relaxed);
+        other.slots.store((all - kept) as u32, Relaxed);
+        other.zeros.store(zeros, Relaxed);
+        other.dirty.store(run.dirty.load(Relaxed), Relaxed);
+        other.sparse_uses.store(0, Relaxed);
+        other.window.open(memory.map.pages(rest, all - kept), 0, 1);
+        other.set_kind(Kind::Moving);
+        memory.map.assign(rest, all - kept);
+        self.keep(memory, rest, Kind::Cached);
     }
 
     /// Takes the empty span of `slots` that was emptied last, one with pages if there is one. Its
@@ -382,6 +416,12 @@ fn list_of(memory: Memory<'_>, head: usize) -> usize {
         _ if run.zeros.load(Relaxed) => ZEROS + bin,
         _ => bin,
     }
+}
+
+/// Whether of a run's first `slots` most pages are present: then its beginning is worth taking.
+fn keeps_most(memory: Memory<'_>, head: usize, slots: usize) -> bool {
+    let pages = memory.map.pages(head, slots);
+    memory.engine.region().present().count(pages) * 4 >= pages.count * 3
 }
 
 /// The newest few of a list are as hot as each other: the one whose pages fit best.

@@ -18,7 +18,7 @@ use crate::cache::{Memory, Part, part_of};
 use crate::extents::{bin_above, bin_slots};
 use crate::misuse;
 use crate::page_map::{Kind, SLOT};
-use crate::predictor::Predictor;
+use crate::predictor::{AT_FIRST, Predictor};
 
 /// Bytes of calloc from which its run comes from the zero part of the Region. Which pages were
 /// touched there has to be asked of the kernel, which a smaller run is not worth.
@@ -82,7 +82,9 @@ impl Large {
         let Some(slots) = slots_for(size) else { return core::ptr::null_mut() };
         let align = align.div_ceil(SLOT);
         let fresh = if zeroed { Fresh::Zero } else { Fresh::Content };
-        let expected = self.predictor.expected(slots, fresh);
+        // Of an unknown user, no run is too good.
+        let all = memory.map.pages(0, slots).count;
+        let expected = self.predictor.expected(slots, fresh).unwrap_or(all);
         let cached =
             if align == 1 { memory.cache.take_large(memory, slots, fresh, expected) } else { None };
         let head = match cached {
@@ -116,7 +118,7 @@ impl Large {
             return None;
         }
         self.predictor.look(memory, slots, fresh);
-        memory.cache.make_room(memory, self.predictor.expected(slots, fresh));
+        memory.cache.make_room(memory, self.predictor.expected(slots, fresh).unwrap_or(AT_FIRST));
         let parts = match fresh {
             Fresh::Zero if size >= ZERO_PART_FROM => [Part::Zero, Part::Content],
             _ => [Part::Content, Part::Zero],
@@ -141,7 +143,7 @@ impl Large {
         let asked = engine.region().pages_of(memory.map.address(head) as usize, size);
         let zeroed = fresh == Fresh::Zero;
         let held_zeros = run.zeros.swap(zeroed, Relaxed);
-        let expected = self.predictor.expected(slots, fresh);
+        let expected = self.predictor.expected(slots, fresh).unwrap_or(AT_FIRST);
         run.window.open(pages, if zeroed { asked.count } else { 0 }, expected);
         run.size.store(size, Relaxed);
         if held_zeros != zeroed {

@@ -16,9 +16,12 @@ use crate::cache::Memory;
 use crate::extents::{BINS, bin_of};
 use crate::page_map::Kind;
 
-/// What is expected before anything is known: hardly a run is not touched at all, and a fault costs
-/// as much as dozens of pages.
-const AT_FIRST: usize = 2;
+/// Pages to place before anything is known: hardly a run is not touched at all, and a fault costs as
+/// much as dozens of pages.
+pub const AT_FIRST: usize = 2;
+
+/// A bin's average before there is one.
+const UNKNOWN: u32 = u32::MAX;
 
 /// The unit of averages: in whole pages, one would stick above what it should fall to.
 const PART: usize = 16;
@@ -34,11 +37,12 @@ struct Bin {
 
 impl Bin {
     const fn new() -> Self {
-        Self { prefix: AtomicU32::new((AT_FIRST * PART) as u32), last: AtomicU32::new(0) }
+        Self { prefix: AtomicU32::new(UNKNOWN), last: AtomicU32::new(0) }
     }
 
-    fn prefix(&self) -> usize {
-        (self.prefix.load(Relaxed) as usize + PART / 2) / PART
+    fn prefix(&self) -> Option<usize> {
+        let prefix = self.prefix.load(Relaxed);
+        (prefix != UNKNOWN).then_some((prefix as usize + PART / 2) / PART)
     }
 
     fn set_prefix(&self, pages: usize) {
@@ -46,7 +50,10 @@ impl Bin {
     }
 
     fn average_in(&self, pages: usize) {
-        let old = self.prefix.load(Relaxed) as usize;
+        let old = match self.prefix.load(Relaxed) {
+            UNKNOWN => pages * PART,
+            old => old as usize,
+        };
         self.prefix.store(((old * 3 + pages * PART) / 4) as u32, Relaxed);
     }
 }
@@ -64,9 +71,10 @@ impl Predictor {
         Self { content: [const { Bin::new() }; BINS], zero: [const { Bin::new() }; BINS] }
     }
 
-    /// Pages from the start that the next run of `slots` will have touched when it is freed.
-    pub fn expected(&self, slots: usize, fresh: Fresh) -> usize {
-        self.bin(slots, fresh).map_or(0, Bin::prefix)
+    /// Pages from the start that the next run of `slots` will have touched when it is freed; none
+    /// if there was no such run yet.
+    pub fn expected(&self, slots: usize, fresh: Fresh) -> Option<usize> {
+        self.bin(slots, fresh)?.prefix()
     }
 
     /// A run was freed after `prefix` of its pages had been touched.
@@ -90,11 +98,11 @@ impl Predictor {
         let placed = run.placed.load(Relaxed) as usize;
         if present > placed {
             // Its user went beyond what was placed.
-            bin.set_prefix(bin.prefix().max(present));
+            bin.set_prefix(bin.prefix().unwrap_or(0).max(present));
         } else if placed > 0
             && memory.engine.sample(pages.prefix(placed)).is_none_or(|dirty| dirty * 2 < placed)
         {
-            bin.set_prefix(bin.prefix() / 2);
+            bin.set_prefix(bin.prefix().unwrap_or(AT_FIRST) / 2);
         }
     }
 

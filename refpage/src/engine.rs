@@ -144,7 +144,7 @@ impl Engine {
         let setup = self.attach(lazy, channel, features);
         self.features.store(features.0, Ordering::Relaxed);
         self.inode.store(inode, Ordering::Relaxed);
-        self.channel.store(channel.0, Ordering::Release);
+        self.channel.store(channel.number(), Ordering::Release);
         // SAFETY: the handler keeps to `spawn`'s rules (see its module), `self` is static, and
         // the stack is used by no other handler: one process launches once, and a child of fork
         // has a copy of its own.
@@ -233,7 +233,7 @@ impl Engine {
     }
 
     pub(crate) fn channel(&self) -> Channel {
-        Channel(self.channel.load(Ordering::Acquire))
+        Channel::new(self.channel.load(Ordering::Acquire))
     }
 
     /// The pool, if this kernel can move pages.

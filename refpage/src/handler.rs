@@ -49,7 +49,7 @@ extern "C" fn run(arg: *mut c_void) -> c_int {
     // SAFETY: `start` passed a `&'static Engine`.
     let engine = unsafe { &*arg.cast::<Engine>() };
     let channel = engine.channel();
-    thread::close_all_but(channel.0);
+    thread::close_all_but(channel.number());
     // A program that gives up its rights (setuid) does not reach this thread: it has none.
     let none = rustix::thread::CapabilitySet::empty();
     let _ = rustix::thread::set_capabilities(
@@ -175,15 +175,19 @@ impl Handler {
             .filter(|stretch| stretch.first == page)
             .unwrap_or(window.prefix(1));
         let fresh = if zero { Fresh::Zero } else { Fresh::Content };
+        engine.place(self.channel.quiet(), missing, fresh);
         let mut end = missing.end();
-        // Ahead first: the last page placed below wakes the thread that waits, and from then on
-        // the run may be freed and become another.
         if let (Some(run), true, false) = (run, dense, zero) {
             end = self.place_ahead(run.pages(), end);
             run.advance_to(end);
         }
-        engine.place(self.channel, missing, fresh);
-        Pages::span(page, end)
+        // Last of all: from now on, the run may be freed and become another.
+        let placed = Pages::span(page, end);
+        let _ = self.channel.wake(
+            engine.region().address(placed.first),
+            placed.count << engine.region().page_shift(),
+        );
+        placed
     }
 
     /// Moves huge pages ahead of a sequential writer that is about to reach `page`. Where they end.
@@ -199,7 +203,7 @@ impl Handler {
             let supply = if taken < MOST_MADE { Supply::Made } else { Supply::Ready };
             if block + per_block > run.end()
                 || !self.engine.takes_huge(block)
-                || !self.engine.place_huge(self.channel, block, Fresh::Content, supply)
+                || !self.engine.place_huge(self.channel.quiet(), block, Fresh::Content, supply)
             {
                 break;
             }

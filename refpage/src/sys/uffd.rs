@@ -16,6 +16,9 @@ const GROUP: u8 = 0xAA;
 
 /// `UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES`, which the bindings leave out.
 const MOVE_ALLOW_SRC_HOLES: u64 = 1 << 1;
+/// `UFFDIO_MOVE_MODE_DONTWAKE`, likewise.
+const MOVE_DONT_WAKE: u64 = 1 << 0;
+const COPY_DONT_WAKE: u64 = k::UFFDIO_COPY_MODE_DONTWAKE as u64;
 
 /// A way to get a userfaultfd that also sees faults taken inside system calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,12 +154,12 @@ impl Uffd {
 
     /// Gives the descriptor's number away for good: it stays open, unowned.
     pub fn into_channel(self) -> Channel {
-        Channel(rustix::fd::IntoRawFd::into_raw_fd(self.fd))
+        Channel::new(rustix::fd::IntoRawFd::into_raw_fd(self.fd))
     }
 
     /// This userfaultfd, borrowed as a channel.
     pub fn channel(&self) -> Channel {
-        Channel(self.fd.as_raw_fd())
+        Channel::new(self.fd.as_raw_fd())
     }
 }
 
@@ -166,12 +169,33 @@ impl Uffd {
 /// (BADF, NOTTY), which is harmless. Only [`read_faults`](Self::read_faults) would do damage to a
 /// foreign descriptor; it is for the handler, whose table is private.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Channel(pub RawFd);
+pub struct Channel {
+    number: RawFd,
+    /// Whether who waits for a page is woken as soon as it is in place.
+    wakes: bool,
+}
 
 impl Channel {
+    /// The userfaultfd of this number, if it still is that.
+    pub fn new(number: RawFd) -> Self {
+        Self { number, wakes: true }
+    }
+
+    /// Its number.
+    pub fn number(self) -> RawFd {
+        self.number
+    }
+
+    /// The same, but what it puts in place wakes nobody before [`wake`](Self::wake) is called: for
+    /// pages that are put in place in several steps, behind which the program is not to run and
+    /// stop again and again.
+    pub fn quiet(self) -> Self {
+        Self { wakes: false, ..self }
+    }
+
     fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the number is borrowed for one call that is harmless on a foreign descriptor.
-        unsafe { BorrowedFd::borrow_raw(self.0) }
+        unsafe { BorrowedFd::borrow_raw(self.number) }
     }
 
     /// The inode behind the number: it tells this userfaultfd from whatever else has the number
@@ -183,7 +207,7 @@ impl Channel {
     /// Closes the number; the caller has made sure that it is still the userfaultfd's.
     pub fn close(&self) {
         // SAFETY: the caller owns the number.
-        unsafe { rustix::io::close(self.0) };
+        unsafe { rustix::io::close(self.number) };
     }
 
     /// Registers a range; the whole of it must be private anonymous memory.
@@ -203,13 +227,14 @@ impl Channel {
         unsafe { ioctl::ioctl(self.fd(), Updater::<OP, _>::new(&mut arg)) }
     }
 
-    /// Moves pages from `src` to `dst` and wakes who waits for them (Linux 6.8+). Holes in the
-    /// source are passed over only if `allow_holes`.
+    /// Moves pages from `src` to `dst` (Linux 6.8+), and wakes who waits for them unless it is
+    /// [`quiet`](Self::quiet).
     pub fn move_pages(&self, dst: *mut u8, src: *mut u8, len: usize, holes: Holes) -> Progress {
-        let mode = match holes {
+        let holes = match holes {
             Holes::Refuse => 0,
             Holes::Skip => MOVE_ALLOW_SRC_HOLES,
         };
+        let mode = holes | if self.wakes { 0 } else { MOVE_DONT_WAKE };
         let mut arg = k::uffdio_move {
             dst: dst as u64,
             src: src as u64,
@@ -225,10 +250,12 @@ impl Channel {
         progress(result, arg.move_)
     }
 
-    /// Copies pages from `src` to missing pages at `dst` and wakes who waits for them.
+    /// Copies pages from `src` to missing pages at `dst`, and wakes who waits for them unless it is
+    /// [`quiet`](Self::quiet).
     pub fn copy(&self, dst: *mut u8, src: *const u8, len: usize) -> Progress {
+        let mode = if self.wakes { 0 } else { COPY_DONT_WAKE };
         let mut arg =
-            k::uffdio_copy { dst: dst as u64, src: src as u64, len: len as u64, mode: 0, copy: 0 };
+            k::uffdio_copy { dst: dst as u64, src: src as u64, len: len as u64, mode, copy: 0 };
         const OP: Opcode = opcode::read_write::<k::uffdio_copy>(GROUP, k::_UFFDIO_COPY as u8);
         // SAFETY: UFFDIO_COPY reads and writes a `uffdio_copy`; it fills only missing pages.
         let result = unsafe { ioctl::ioctl(self.fd(), Updater::<OP, _>::new(&mut arg)) };
