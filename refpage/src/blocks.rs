@@ -62,6 +62,11 @@ impl Blocks {
         }
     }
 
+    /// Whether [`note_dropped`](Self::note_dropped) makes a block take a huge page again.
+    pub fn reclaims_tables(&self) -> bool {
+        self.reclaims_tables
+    }
+
     /// Whether the block at `page` has no page table.
     pub fn takes_huge(&self, page: usize) -> bool {
         !self.tables.get(page / self.per_block)

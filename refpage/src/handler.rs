@@ -175,7 +175,11 @@ impl Handler {
             .filter(|stretch| stretch.first == page)
             .unwrap_or(window.prefix(1));
         let fresh = if zero { Fresh::Zero } else { Fresh::Content };
-        engine.place(self.channel.quiet(), missing, fresh);
+        if missing.count == per_block && engine.drop_empty_table(missing) {
+            engine.place_dense(self.channel.quiet(), missing, fresh);
+        } else {
+            engine.place(self.channel.quiet(), missing, fresh);
+        }
         let mut end = missing.end();
         if let (Some(run), true, false) = (run, dense, zero) {
             end = self.place_ahead(run.pages(), end);

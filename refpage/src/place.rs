@@ -312,6 +312,25 @@ impl Engine {
         }
     }
 
+    /// Drops the page table that a fault left in a block none of whose pages is present, so that it
+    /// takes a huge page. False where the kernel keeps it.
+    pub(crate) fn drop_empty_table(&self, block: Pages) -> bool {
+        let Some(blocks) = self.blocks().filter(|blocks| blocks.reclaims_tables()) else {
+            return false;
+        };
+        if self.region().present().count(block) > 0 {
+            return false;
+        }
+        let start = self.region().address(block.first);
+        let len = block.count << self.region().page_shift();
+        // SAFETY: the block holds nothing. Only the handler puts pages into a run that is in use.
+        let dropped = unsafe { vm::advise(start, len, Advice::LinuxDontNeed) }.is_ok();
+        if dropped {
+            blocks.note_dropped(block);
+        }
+        dropped
+    }
+
     /// Gives pages that hold their content back to the kernel.
     pub(crate) fn discard(&self, pages: Pages) {
         if pages.count == 0 {
