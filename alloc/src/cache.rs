@@ -10,7 +10,7 @@
 //! Cached pages hold the content. What they may amount to is set by what the program itself has
 //! needed: up to its peak, keeping memory costs none that was not needed already.
 
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use refpage::sys::lock::Mutex;
 use refpage::sys::vm;
@@ -83,18 +83,92 @@ impl Memory<'_> {
     }
 }
 
+/// What large allocations have done, and hold.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// Bytes asked for and not yet freed.
+    pub live_bytes: usize,
+    /// Allocations.
+    pub allocated: usize,
+    /// Those that got a cached run.
+    pub recycled: usize,
+    /// Frees.
+    pub freed: usize,
+}
+
+impl Usage {
+    /// One more allocation of `size` bytes.
+    pub fn add(&mut self, size: usize) {
+        self.allocated += 1;
+        self.live_bytes += size;
+    }
+}
+
+/// What a large allocation asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// Bytes.
+    pub size: usize,
+    /// Slots of its run, a bin's size.
+    pub slots: usize,
+    /// What it has to read as.
+    pub fresh: Fresh,
+    /// Pages that are expected to be used.
+    pub expected: usize,
+}
+
+/// What one lock guards: taken once for a malloc and once for a free, it makes counting cheap.
+#[derive(Debug)]
+struct Books {
+    lists: [List; LISTS],
+    /// Present pages of cached runs.
+    pages: usize,
+    /// Present pages outside the cache and the pool, at most so far.
+    peak: usize,
+    usage: Usage,
+}
+
+impl Books {
+    /// Takes a run off its list.
+    fn unlist(&mut self, memory: Memory<'_>, head: usize) {
+        let run = memory.map.run(head);
+        if let Some(list) = self.lists.get_mut(list_of(memory, head)) {
+            list.remove(memory.map, head);
+        }
+        if run.kind() != Kind::BareSpan {
+            self.pages -= run.size.load(Relaxed);
+        }
+        run.was_span.store(run.kind() != Kind::Cached, Relaxed);
+        run.set_kind(Kind::Moving);
+    }
+
+    /// Puts a run of a cached kind on its list.
+    fn enlist(&mut self, memory: Memory<'_>, head: usize) {
+        if let Some(list) = self.lists.get_mut(list_of(memory, head)) {
+            list.push(memory.map, head);
+        }
+    }
+
+    /// Present pages, the pool's and `more` to come among them, beyond what freed memory may
+    /// bring the process to.
+    fn excess(&mut self, memory: Memory<'_>, more: usize) -> usize {
+        let present = memory.engine.region().present().total();
+        let live = present.saturating_sub(self.pages);
+        self.peak = self.peak.max(live);
+        let floor = FLOOR >> memory.engine.region().page_shift();
+        let allowed = self.peak.max(live + more) + floor;
+        (present + memory.engine.pool_pages() + more).saturating_sub(allowed)
+    }
+}
+
 /// Runs that wait to be used again, and the free memory behind them.
 #[derive(Debug)]
 pub struct RunCache {
-    lists: Mutex<[List; LISTS]>,
+    books: Mutex<Books>,
     /// Free slots of the Region's content part and of its zero part.
     extents: [Mutex<Extents>; 2],
     /// What spans are carved from.
     pub arenas: Arenas,
-    /// Present pages of cached runs.
-    pages: AtomicUsize,
-    /// Present pages outside the cache and the pool, at most so far.
-    peak: AtomicUsize,
     decay_ms: u64,
     last_purge: AtomicU64,
 }
@@ -105,14 +179,17 @@ impl RunCache {
     pub fn new(map: &PageMap, region: &Region, decay_ms: u32) -> Self {
         let zero_from = map.slot_of(region.content_part().count);
         Self {
-            lists: Mutex::new([List::EMPTY; LISTS]),
+            books: Mutex::new(Books {
+                lists: [List::EMPTY; LISTS],
+                pages: 0,
+                peak: 0,
+                usage: Usage::default(),
+            }),
             extents: [
                 Mutex::new(Extents::new(map, 1, zero_from)),
                 Mutex::new(Extents::new(map, zero_from, map.slots())),
             ],
             arenas: Arenas::new(),
-            pages: AtomicUsize::new(0),
-            peak: AtomicUsize::new(0),
             decay_ms: u64::from(decay_ms),
             last_purge: AtomicU64::new(0),
         }
@@ -120,7 +197,17 @@ impl RunCache {
 
     /// Present pages of cached runs.
     pub fn pages(&self) -> usize {
-        self.pages.load(Relaxed)
+        self.books.lock().pages
+    }
+
+    /// What large allocations have done.
+    pub fn usage(&self) -> Usage {
+        self.books.lock().usage
+    }
+
+    /// Changes what is known of large allocations.
+    pub fn account(&self, change: impl FnOnce(&mut Usage)) {
+        change(&mut self.books.lock().usage);
     }
 
     /// The free slots of a part of the Region.
@@ -137,22 +224,18 @@ impl RunCache {
         self.extents.iter().map(|extents| extents.lock().used()).sum()
     }
 
-    /// Takes a cached run of `slots` (a bin's size) whose present pages hold what is wanted, else
-    /// one that can be made to: of those freed last, the one that keeps about as many pages as
-    /// are expected to be used. Its kind is `Moving`.
-    pub fn take_large(
-        &self,
-        memory: Memory<'_>,
-        slots: usize,
-        fresh: Fresh,
-        expected: usize,
-    ) -> Option<usize> {
+    /// Takes a cached run whose present pages hold what is wanted, else one that can be made to: of
+    /// those freed last, the one that keeps about as many pages as are expected to be used. Its
+    /// kind is `Moving`; it counts as allocated.
+    pub fn take_large(&self, memory: Memory<'_>, wanted: Wanted) -> Option<usize> {
+        let Wanted { slots, fresh, expected, .. } = wanted;
         let bin = bin_of(slots);
         let (first, second) = match fresh {
             Fresh::Content => (bin, ZEROS + bin),
             Fresh::Zero => (ZEROS + bin, bin),
         };
-        let mut lists = self.lists.lock();
+        let mut books = self.books.lock();
+        let lists = &books.lists;
         let head = choose(memory, lists.get(first)?, expected).or_else(|| {
             let other = lists.get(second)?.newest()?;
             // A run of the zero part has to have its missing pages filled for malloc.
@@ -167,8 +250,10 @@ impl RunCache {
             lists.into_iter().find(|&head| dense && keeps_most(memory, head, slots))
         };
         let head = head.or_else(larger)?;
-        self.unlist(&mut lists, memory, head);
-        drop(lists);
+        books.unlist(memory, head);
+        books.usage.add(wanted.size);
+        books.usage.recycled += 1;
+        drop(books);
         self.cut(memory, head, slots);
         Some(head)
     }
@@ -193,56 +278,41 @@ impl RunCache {
         other.window.open(memory.map.pages(rest, all - kept), 0, 1);
         other.set_kind(Kind::Moving);
         memory.map.assign(rest, all - kept);
-        self.keep(memory, rest, Kind::Cached);
+        self.keep(memory, rest, Kind::Cached, None);
     }
 
     /// Takes the empty span of `slots` that was emptied last, one with pages if there is one. Its
     /// kind is `Moving`.
     pub fn take_span(&self, memory: Memory<'_>, slots: usize) -> Option<usize> {
         let bin = bin_of(slots);
-        let mut lists = self.lists.lock();
-        let head = lists.get(SPANS + bin)?.newest().or(lists.get(BARE_SPANS + bin)?.newest())?;
-        self.unlist(&mut lists, memory, head);
+        let mut books = self.books.lock();
+        let newest = |list: usize| books.lists.get(list)?.newest();
+        let head = newest(SPANS + bin).or_else(|| newest(BARE_SPANS + bin))?;
+        books.unlist(memory, head);
         Some(head)
     }
 
     /// Keeps a run of kind `Cached` or `EmptySpan`, in this thread's hands so far, whose present
-    /// pages hold the content.
-    pub fn keep(&self, memory: Memory<'_>, head: usize, kind: Kind) {
+    /// pages hold the content. `freed` is the size of the large allocation that it was, if it was.
+    pub fn keep(&self, memory: Memory<'_>, head: usize, kind: Kind, freed: Option<usize>) {
         let run = memory.map.run(head);
-        let live = memory.engine.region().present().total().saturating_sub(self.pages());
-        self.peak.fetch_max(live, Relaxed);
         let present = memory.engine.region().present().count(memory.pages(head));
         run.size.store(present, Relaxed);
         run.freed_at.store(vm::now_ms(), Relaxed);
-        self.pages.fetch_add(present, Relaxed);
-        let mut lists = self.lists.lock();
-        run.set_kind(kind);
-        lists[list_of(memory, head)].push(memory.map, head);
-        drop(lists);
-        self.make_room(memory, 0);
-    }
-
-    /// Takes a run off its list; the caller holds the lists' lock.
-    fn unlist(&self, lists: &mut [List; LISTS], memory: Memory<'_>, head: usize) {
-        let run = memory.map.run(head);
-        lists[list_of(memory, head)].remove(memory.map, head);
-        if run.kind() != Kind::BareSpan {
-            self.pages.fetch_sub(run.size.load(Relaxed), Relaxed);
+        let mut books = self.books.lock();
+        if let Some(size) = freed {
+            books.usage.live_bytes -= size;
+            books.usage.freed += 1;
         }
-        run.was_span.store(run.kind() != Kind::Cached, Relaxed);
-        run.set_kind(Kind::Moving);
-    }
-
-    /// Present pages, the pool's and `more` to come among them, beyond what freed memory may
-    /// bring the process to.
-    fn excess(&self, memory: Memory<'_>, more: usize) -> usize {
-        let present = memory.engine.region().present().total();
-        let live = present.saturating_sub(self.pages());
-        let peak = self.peak.fetch_max(live, Relaxed).max(live);
-        let floor = FLOOR >> memory.engine.region().page_shift();
-        let allowed = peak.max(live + more) + floor;
-        (present + memory.engine.pool_pages() + more).saturating_sub(allowed)
+        // Before it counts as cached: until now it was the program's.
+        let fits = books.excess(memory, 0) == 0;
+        books.pages += present;
+        run.set_kind(kind);
+        books.enlist(memory, head);
+        drop(books);
+        if !fits {
+            self.make_room(memory, 0);
+        }
     }
 
     /// Gives up what has been cached longest while there is too much, `more` pages that are about
@@ -250,7 +320,7 @@ impl RunCache {
     pub fn make_room(&self, memory: Memory<'_>, more: usize) {
         for _ in 0..EVICTIONS {
             let pool = memory.engine.pool_pages();
-            let excess = self.excess(memory, more.saturating_sub(pool));
+            let excess = self.books.lock().excess(memory, more.saturating_sub(pool));
             let idle = excess.min(pool.saturating_sub(more));
             if excess == 0 || (idle > 0 && memory.engine.drain_pool(idle) >= excess) {
                 return;
@@ -262,10 +332,10 @@ impl RunCache {
     }
 
     fn take_oldest(&self, memory: Memory<'_>) -> Option<usize> {
-        let mut lists = self.lists.lock();
-        let oldest = lists.iter().take(WITH_PAGES).filter_map(List::oldest);
+        let mut books = self.books.lock();
+        let oldest = books.lists.iter().take(WITH_PAGES).filter_map(List::oldest);
         let head = oldest.min_by_key(|&head| memory.map.run(head).freed_at.load(Relaxed))?;
-        self.unlist(&mut lists, memory, head);
+        books.unlist(memory, head);
         Some(head)
     }
 
@@ -283,9 +353,9 @@ impl RunCache {
             _ => memory.engine.drop_pages(pages),
         }
         if span {
-            let mut lists = self.lists.lock();
+            let mut books = self.books.lock();
             run.set_kind(Kind::BareSpan);
-            lists[list_of(memory, head)].push(memory.map, head);
+            books.enlist(memory, head);
         } else {
             // What is locked in memory stays.
             let kept = memory.engine.region().present().count(pages) > 0;
@@ -337,13 +407,14 @@ impl RunCache {
     pub fn purge(&self, memory: Memory<'_>, now_ms: u64) -> Option<u64> {
         // The fault handler calls this, and a signal handler may fault on a thread that holds one
         // of these: then later.
-        if self.lists.try_lock().is_none() || self.extents.iter().any(|e| e.try_lock().is_none()) {
+        if self.books.try_lock().is_none() || self.extents.iter().any(|e| e.try_lock().is_none()) {
             return Some(10);
         }
         if self.purge_round(memory, now_ms.saturating_sub(self.decay_ms)) == ROUND_RUNS {
             return Some(0);
         }
-        let any = self.lists.lock().iter().take(WITH_PAGES).any(|list| list.newest().is_some());
+        let books = self.books.lock();
+        let any = books.lists.iter().take(WITH_PAGES).any(|list| list.newest().is_some());
         any.then_some((self.decay_ms / 4).max(10))
     }
 
@@ -376,19 +447,19 @@ impl RunCache {
     }
 
     fn take_older(&self, memory: Memory<'_>, list: usize, before: u64) -> Option<usize> {
-        let mut lists = self.lists.lock();
-        let head = lists.get(list)?.oldest()?;
+        let mut books = self.books.lock();
+        let head = books.lists.get(list)?.oldest()?;
         if memory.map.run(head).freed_at.load(Relaxed) > before {
             return None;
         }
-        self.unlist(&mut lists, memory, head);
+        books.unlist(memory, head);
         Some(head)
     }
 
     /// Locks everything for the time of a fork.
     pub fn acquire(&self) {
         self.arenas.acquire();
-        self.lists.acquire();
+        self.books.acquire();
         self.extents.iter().for_each(Mutex::acquire);
     }
 
@@ -400,7 +471,7 @@ impl RunCache {
         // SAFETY: the caller's promise.
         unsafe {
             self.extents.iter().for_each(|extents| extents.release());
-            self.lists.release();
+            self.books.release();
             self.arenas.release();
         }
     }

@@ -9,12 +9,12 @@
 //!
 //! Sizes are rounded to four steps a doubling, in addresses only: what nobody touches is missing.
 
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 
 use refpage::sys::vm;
-use refpage::{Count, Fresh, Pages, Service, Touched};
+use refpage::{Fresh, Pages, Service, Touched};
 
-use crate::cache::{Memory, Part, part_of};
+use crate::cache::{Memory, Part, Wanted, part_of};
 use crate::extents::{bin_above, bin_slots};
 use crate::misuse;
 use crate::page_map::{Kind, SLOT};
@@ -38,43 +38,16 @@ const GROWTH: usize = 8;
 /// own can be moved there.
 const MOVE_FROM: usize = 4;
 
-/// Counters of large allocations.
-#[derive(Debug)]
-pub struct LargeCounters {
-    /// Allocations.
-    pub allocated: Count,
-    /// Those that got a cached run.
-    pub recycled: Count,
-    /// Frees.
-    pub freed: Count,
-}
-
 /// Large allocations of one heap.
 #[derive(Debug)]
 pub struct Large {
-    live_bytes: AtomicUsize,
     predictor: Predictor,
-    /// What was done so far.
-    pub counters: LargeCounters,
 }
 
 impl Large {
     /// No allocations yet.
     pub const fn new() -> Self {
-        Self {
-            live_bytes: AtomicUsize::new(0),
-            predictor: Predictor::new(),
-            counters: LargeCounters {
-                allocated: Count::new(),
-                recycled: Count::new(),
-                freed: Count::new(),
-            },
-        }
-    }
-
-    /// Bytes asked for and not yet freed.
-    pub fn live_bytes(&self) -> usize {
-        self.live_bytes.load(Relaxed)
+        Self { predictor: Predictor::new() }
     }
 
     /// `size` bytes at a multiple of `align`: the content, or zeros. Null when there is no room.
@@ -85,13 +58,10 @@ impl Large {
         // Of an unknown user, no run is too good.
         let all = memory.map.pages(0, slots).count;
         let expected = self.predictor.expected(slots, fresh).unwrap_or(all);
-        let cached =
-            if align == 1 { memory.cache.take_large(memory, slots, fresh, expected) } else { None };
+        let wanted = Wanted { size, slots, fresh, expected };
+        let cached = if align == 1 { memory.cache.take_large(memory, wanted) } else { None };
         let head = match cached {
-            Some(head) => {
-                self.counters.recycled.add(1);
-                head
-            }
+            Some(head) => head,
             None => match self.take_fresh(memory, slots, align, size, fresh) {
                 Some(head) => head,
                 None => return core::ptr::null_mut(),
@@ -99,6 +69,7 @@ impl Large {
         };
         let placed = self.open(memory, head, size, fresh);
         if cached.is_none() {
+            memory.cache.account(|usage| usage.add(size));
             self.predictor.allocated(memory, head, fresh, placed);
         }
         memory.map.address(head)
@@ -114,7 +85,8 @@ impl Large {
     ) -> Option<usize> {
         // The Region was reserved before a limit that came later; malloc honours it all the same.
         let limit = vm::address_space_limit();
-        if limit.is_some_and(|limit| (self.live_bytes() + size) as u64 > limit) {
+        let live = memory.cache.usage().live_bytes;
+        if limit.is_some_and(|limit| (live + size) as u64 > limit) {
             return None;
         }
         self.predictor.look(memory, slots, fresh);
@@ -142,7 +114,8 @@ impl Large {
         let pages = memory.map.pages(head, slots);
         let asked = engine.region().pages_of(memory.map.address(head) as usize, size);
         let zeroed = fresh == Fresh::Zero;
-        let held_zeros = run.zeros.swap(zeroed, Relaxed);
+        let held_zeros = run.zeros.load(Relaxed);
+        run.zeros.store(zeroed, Relaxed);
         let expected = self.predictor.expected(slots, fresh).unwrap_or(AT_FIRST);
         run.window.open(pages, if zeroed { asked.count } else { 0 }, expected);
         run.size.store(size, Relaxed);
@@ -166,8 +139,6 @@ impl Large {
                 engine.prefill(soon);
             }
         }
-        self.live_bytes.fetch_add(size, Relaxed);
-        self.counters.allocated.add(1);
         run.set_kind(Kind::Large);
         soon.count
     }
@@ -216,13 +187,12 @@ impl Large {
         let slots = run.slots.load(Relaxed) as usize;
         let pages = memory.map.pages(head, slots);
         self.learn_zeroed(memory, head);
-        self.live_bytes.fetch_sub(run.size.load(Relaxed), Relaxed);
-        self.counters.freed.add(1);
+        let size = run.size.load(Relaxed);
         let fresh = if run.zeros.load(Relaxed) { Fresh::Zero } else { Fresh::Content };
         let touched = memory.engine.refill(pages, fresh);
         self.predictor.learn(slots, fresh, touched.prefix);
         self.thin_out(memory, head, touched);
-        memory.cache.keep(memory, head, Kind::Cached);
+        memory.cache.keep(memory, head, Kind::Cached, Some(size));
     }
 
     /// A run that is dense from some former use, but has long been used sparsely, costs its whole
@@ -321,8 +291,7 @@ impl Large {
     fn resize(&self, memory: Memory<'_>, head: usize, old: usize, new: usize) {
         let run = memory.map.run(head);
         run.size.store(new, Relaxed);
-        self.live_bytes.fetch_add(new, Relaxed);
-        self.live_bytes.fetch_sub(old, Relaxed);
+        memory.cache.account(|usage| usage.live_bytes = usage.live_bytes + new - old);
         self.learn_zeroed(memory, head);
         let region = memory.engine.region();
         let base = memory.map.address(head) as usize;
@@ -371,11 +340,9 @@ impl Large {
         let src = region.pages_of(from as usize, old_size);
         self.learn_zeroed(memory, head);
         let present = region.present().count(src);
-        let cached = if off || present < MOVE_FROM {
-            memory.cache.take_large(memory, slots, Fresh::Content, present)
-        } else {
-            None
-        };
+        let wanted = Wanted { size: old_size, slots, fresh: Fresh::Content, expected: present };
+        let copies = off || present < MOVE_FROM;
+        let cached = if copies { memory.cache.take_large(memory, wanted) } else { None };
         let (to, recycled) = match cached {
             Some(to) => (to, true),
             None => (self.take_fresh(memory, slots, 1, size, Fresh::Content)?, false),
@@ -389,8 +356,9 @@ impl Large {
         if run.zeros.swap(false, Relaxed) {
             memory.engine.convert(pages, Fresh::Content);
         }
-        self.live_bytes.fetch_add(old_size, Relaxed);
-        self.counters.allocated.add(1);
+        if !recycled {
+            memory.cache.account(|usage| usage.add(old_size));
+        }
         let start = memory.map.address(to);
         if off || recycled {
             if !off {

@@ -165,7 +165,7 @@ fn close_span(memory: Memory<'_>, head: usize, class: usize) {
     for word in memory.map.free_bits(head, words(class)) {
         word.store(0, Relaxed);
     }
-    memory.cache.keep(memory, head, Kind::EmptySpan);
+    memory.cache.keep(memory, head, Kind::EmptySpan, None);
 }
 
 fn words(class: usize) -> usize {

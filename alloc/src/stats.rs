@@ -45,17 +45,17 @@ stats! {
     /// VMAs that the Region is made of, counted in /proc/self/maps; 0 if that cannot be read.
     region_vmas: h => count_vmas(h.engine.region());
     /// Bytes in live allocations, magazines included.
-    live_bytes: h => h.large.live_bytes() + h.spans.bytes_out();
+    live_bytes: h => h.cache.usage().live_bytes + h.spans.bytes_out();
     /// Bytes in live large allocations.
-    large_live_bytes: h => h.large.live_bytes();
+    large_live_bytes: h => h.cache.usage().live_bytes;
     /// Bytes in small blocks handed out, magazines included.
     small_live_bytes: h => h.spans.bytes_out();
     /// Large allocations made.
-    large_allocated: h => h.large.counters.allocated.get();
+    large_allocated: h => h.cache.usage().allocated;
     /// Large allocations that reused a run in place.
-    large_recycled: h => h.large.counters.recycled.get();
+    large_recycled: h => h.cache.usage().recycled;
     /// Large allocations freed.
-    large_freed: h => h.large.counters.freed.get();
+    large_freed: h => h.cache.usage().freed;
     /// Missing faults served by the handler.
     faults: h => h.engine.counters().faults.get();
     /// Pages moved in from the pool.

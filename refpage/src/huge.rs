@@ -31,7 +31,7 @@ const SLOW: u64 = 1_000_000;
 /// Attempts that are left out after the kernel gave small pages instead of a huge one, or was slow;
 /// it doubles with each time that it happens again.
 const FIRST_PAUSE: u32 = 2;
-const LAST_PAUSE: u32 = 64;
+const LAST_PAUSE: u32 = 32;
 
 /// A block in its holder's hands: it goes back with [`HugeBlocks::settle`].
 #[derive(Debug)]

@@ -46,7 +46,8 @@ impl<T> Mutex<T> {
         self.word
             .compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed)
             .is_ok()
-            .then_some(Guard { mutex: self })
+            // Not `then_some`: a guard that is made for nothing would release what another holds.
+            .then(|| Guard { mutex: self })
     }
 
     /// Takes the lock with no guard, for fork's prepare step.
@@ -117,5 +118,20 @@ impl<T> Drop for Guard<'_, T> {
     fn drop(&mut self) {
         // SAFETY: this guard held the lock and is going.
         unsafe { self.mutex.release() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trying_in_vain_leaves_the_holder_its_lock() {
+        let mutex = Mutex::new(1);
+        let held = mutex.lock();
+        assert!(mutex.try_lock().is_none());
+        assert!(mutex.try_lock().is_none(), "the first try did not release it");
+        drop(held);
+        assert_eq!(mutex.try_lock().as_deref(), Some(&1));
     }
 }
