@@ -27,10 +27,6 @@ const ZERO_PART_FROM: usize = 1 << 20;
 /// Runs are expected to be used to their end from this share on: all but one part in so many.
 const NEARLY: usize = 16;
 
-/// Uses in a row that touched half of a run's pages or less before it gives some up: the
-/// faults to get them back cost as much as refilling them that many times.
-const SPARSE_USES: u32 = 16;
-
 /// The share of a run that is put in place behind its end when it grows.
 const GROWTH: usize = 8;
 
@@ -67,10 +63,10 @@ impl Large {
                 None => return core::ptr::null_mut(),
             },
         };
-        let placed = self.open(memory, head, size, fresh);
+        self.open(memory, head, size, fresh);
         if cached.is_none() {
             memory.cache.account(|usage| usage.add(size));
-            self.predictor.allocated(memory, head, fresh, placed);
+            self.predictor.allocated(memory, head, fresh);
         }
         memory.map.address(head)
     }
@@ -106,8 +102,8 @@ impl Large {
         memory.cache.take_fresh(memory, slots, align, &parts)
     }
 
-    /// Hands out the run at `head`: how many pages were put in place for that.
-    fn open(&self, memory: Memory<'_>, head: usize, size: usize, fresh: Fresh) -> usize {
+    /// Hands out the run at `head`.
+    fn open(&self, memory: Memory<'_>, head: usize, size: usize, fresh: Fresh) {
         let engine = memory.engine;
         let run = memory.map.run(head);
         let slots = run.slots.load(Relaxed) as usize;
@@ -139,8 +135,8 @@ impl Large {
                 engine.prefill(soon);
             }
         }
+        run.placed.store(engine.region().present().count(pages) as u32, Relaxed);
         run.set_kind(Kind::Large);
-        soon.count
     }
 
     /// The pages of a run to put in place when it is handed out: those `expected` to be used,
@@ -191,28 +187,44 @@ impl Large {
         let fresh = if run.zeros.load(Relaxed) { Fresh::Zero } else { Fresh::Content };
         let touched = memory.engine.refill(pages, fresh);
         self.predictor.learn(slots, fresh, touched.prefix);
-        self.thin_out(memory, head, touched);
+        self.thin_out(memory, head, fresh, touched);
         memory.cache.keep(memory, head, Kind::Cached, Some(size));
     }
 
     /// A run that is dense from some former use, but has long been used sparsely, costs its whole
     /// length at each free: it gives up what is behind the pages that its users touch.
-    fn thin_out(&self, memory: Memory<'_>, head: usize, touched: Touched) {
+    fn thin_out(&self, memory: Memory<'_>, head: usize, fresh: Fresh, touched: Touched) {
         if memory.engine.service() != Service::Lazy {
             return;
         }
         let run = memory.map.run(head);
-        let pages = memory.pages(head);
-        if touched.pages * 2 > memory.engine.region().present().count(pages) {
-            run.sparse_uses.store(0, Relaxed);
-        } else if run.sparse_uses.fetch_add(1, Relaxed) == SPARSE_USES {
-            let spare = pages.skip(touched.pages * 2);
-            if run.zeros.load(Relaxed) {
-                memory.engine.drop_pages(spare);
-            } else {
-                memory.engine.release(spare);
+        let slots = run.slots.load(Relaxed) as usize;
+        let pages = memory.map.pages(head, slots);
+        let present = memory.engine.region().present().count(pages);
+        if present > run.placed.load(Relaxed) as usize {
+            // It had faults: what it gave up before was missed.
+            if run.thinned.load(Relaxed) {
+                self.predictor.thinned(slots, fresh, true);
+                run.thinned.store(false, Relaxed);
             }
             run.sparse_uses.store(0, Relaxed);
+            return;
+        }
+        let uses = if touched.pages * 2 > present { 0 } else { run.sparse_uses.load(Relaxed) + 1 };
+        run.sparse_uses.store(uses, Relaxed);
+        let spare = pages.skip(touched.pages * 2);
+        if uses > self.predictor.sparse_uses(slots, fresh) {
+            run.sparse_uses.store(0, Relaxed);
+            if memory.engine.region().present().next_stretch(spare, true).is_some() {
+                if run.thinned.load(Relaxed) {
+                    self.predictor.thinned(slots, fresh, false);
+                }
+                run.thinned.store(true, Relaxed);
+                match fresh {
+                    Fresh::Content => memory.engine.release(spare),
+                    Fresh::Zero => memory.engine.drop_pages(spare),
+                }
+            }
         }
     }
 

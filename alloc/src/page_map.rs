@@ -80,8 +80,10 @@ pub struct Run {
     pub size: AtomicUsize,
     /// Cached: when it was freed, in milliseconds.
     pub freed_at: AtomicU64,
-    /// Large: pages that were put in place when it was allocated.
+    /// Large: pages that were present when it was handed out.
     pub placed: AtomicU32,
+    /// Large: it gave up pages that its users did not touch, and has not missed them so far.
+    pub thinned: AtomicBool,
     /// Large: it came from calloc. Cached: its present pages hold zeros instead of the content.
     pub zeros: AtomicBool,
     /// Large: how often in a row it was freed with few of its pages touched.

@@ -20,6 +20,12 @@ use crate::page_map::Kind;
 /// much as dozens of pages.
 pub const AT_FIRST: usize = 2;
 
+/// What [`Predictor::sparse_uses`] begins with: a fault costs as much as refilling a dozen pages
+/// that many times, and more.
+const SPARSE_USES: u32 = 16;
+/// And how often it is doubled at most.
+const MOST_REGRETS: u32 = 8;
+
 /// A bin's average before there is one.
 const UNKNOWN: u32 = u32::MAX;
 
@@ -33,11 +39,17 @@ struct Bin {
     prefix: AtomicU32,
     /// The run allocated last, slot plus one; 0 if it was looked up or freed.
     last: AtomicU32,
+    /// How many times runs that had given up pages came to miss them.
+    regrets: AtomicU32,
 }
 
 impl Bin {
     const fn new() -> Self {
-        Self { prefix: AtomicU32::new(UNKNOWN), last: AtomicU32::new(0) }
+        Self {
+            prefix: AtomicU32::new(UNKNOWN),
+            last: AtomicU32::new(0),
+            regrets: AtomicU32::new(0),
+        }
     }
 
     fn prefix(&self) -> Option<usize> {
@@ -106,13 +118,27 @@ impl Predictor {
         }
     }
 
-    /// The run at `head` was allocated, with `placed` of its pages put in place.
-    pub fn allocated(&self, memory: Memory<'_>, head: usize, fresh: Fresh, placed: usize) {
-        let run = memory.map.run(head);
-        run.placed.store(placed as u32, Relaxed);
-        if let Some(bin) = self.bin(run.slots.load(Relaxed) as usize, fresh) {
+    /// The run at `head` was allocated from fresh slots.
+    pub fn allocated(&self, memory: Memory<'_>, head: usize, fresh: Fresh) {
+        let slots = memory.map.run(head).slots.load(Relaxed) as usize;
+        if let Some(bin) = self.bin(slots, fresh) {
             bin.last.store(head as u32 + 1, Relaxed);
         }
+    }
+
+    /// Uses in a row that touched half of a run's pages or less before it gives some up. To get
+    /// them back takes a fault: users that need them now and then are answered by more caution.
+    pub fn sparse_uses(&self, slots: usize, fresh: Fresh) -> u32 {
+        let regrets = self.bin(slots, fresh).map_or(0, |bin| bin.regrets.load(Relaxed));
+        SPARSE_USES << regrets
+    }
+
+    /// A run that had given up pages has missed them, or has not until it could give up more.
+    pub fn thinned(&self, slots: usize, fresh: Fresh, missed: bool) {
+        let Some(bin) = self.bin(slots, fresh) else { return };
+        let regrets = bin.regrets.load(Relaxed);
+        let regrets = if missed { regrets + 1 } else { regrets.saturating_sub(1) };
+        bin.regrets.store(regrets.min(MOST_REGRETS), Relaxed);
     }
 
     fn bin(&self, slots: usize, fresh: Fresh) -> Option<&Bin> {

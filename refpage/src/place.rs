@@ -17,7 +17,7 @@ use crate::sys::uffd::{Channel, Holes, Progress};
 use crate::sys::{report, vm};
 
 /// Bytes of each source that UFFDIO_COPY reads from: small enough to stay in cache.
-const SOURCE: usize = 64 << 10;
+const SOURCE: usize = 16 << 10;
 
 /// How often a page is tried again when the kernel says that it has no memory, or is busy.
 const TRIES: u32 = 1000;

@@ -27,6 +27,10 @@ const LEAST_CONTINUED: usize = 16;
 const FREELY: usize = 32;
 const SHARE: usize = 4;
 
+/// Scattered faults are answered with so many pages each once there was one for so many pages of
+/// the run: few more will come then.
+const SCATTERED: usize = 16;
+
 /// Bounds, content and fault history of one page run.
 ///
 /// The owner writes it while nobody can fault on the run; then the handler is its only writer.
@@ -44,6 +48,8 @@ pub struct RunWindow {
     window: AtomicU32,
     /// What the first fault is answered with, from what such runs were used for before.
     hint: AtomicU32,
+    /// Faults so far.
+    faults: AtomicU32,
 }
 
 impl RunWindow {
@@ -55,6 +61,7 @@ impl RunWindow {
         self.zero.store(zero, Ordering::Relaxed);
         self.next.store(0, Ordering::Relaxed);
         self.window.store(0, Ordering::Relaxed);
+        self.faults.store(0, Ordering::Relaxed);
         self.hint.store(hint.clamp(1, u32::MAX as usize) as u32, Ordering::Relaxed);
     }
 
@@ -83,7 +90,7 @@ impl RunWindow {
 
     /// The pages to answer a fault on `page` with, `limit` at most: they double while faults are
     /// sequential, but beyond [`FREELY`] to no more than a part of what lies behind, and are one
-    /// page while faults are scattered.
+    /// page while faults are scattered, unless there were so many that the run is not sparse.
     ///
     /// A first fault right behind a present page (`continues`) is that of a user who went through
     /// what was there already: it gets as much again, within reason.
@@ -95,11 +102,14 @@ impl RunWindow {
         }
         let last = self.window.load(Ordering::Relaxed) as usize;
         let next = self.next.load(Ordering::Relaxed);
+        let faults = self.faults.load(Ordering::Relaxed) as usize;
+        self.faults.store(faults as u32 + 1, Ordering::Relaxed);
         let sequential = offset.wrapping_sub(next) < last.max(1);
         let window = match (last, sequential) {
             (0, _) if continues => offset.clamp(LEAST_CONTINUED, CONTINUED),
             (0, true) => self.hint.load(Ordering::Relaxed) as usize,
             (_, true) => (last * 2).min((offset / SHARE).max(FREELY)),
+            (_, false) if faults * SCATTERED >= pages.count => SCATTERED,
             (_, false) => 1,
         };
         // A window that is cut short at the border of two contents goes on after it.
@@ -150,6 +160,17 @@ mod tests {
         for page in [1050, 1010, 1090, 1000] {
             assert_eq!(answer(&run, page), (page, 1));
         }
+    }
+
+    #[test]
+    fn many_scattered_faults_end_with_larger_windows() {
+        let run = run(0, 1);
+        let mut page = 1099;
+        for _ in 0..100usize.div_ceil(SCATTERED) {
+            assert_eq!(answer(&run, page), (page, 1));
+            page -= 7;
+        }
+        assert_eq!(answer(&run, 1010), (1010, SCATTERED));
     }
 
     #[test]
