@@ -274,7 +274,7 @@ impl RunCache {
         other.slots.store((all - kept) as u32, Relaxed);
         other.zeros.store(zeros, Relaxed);
         other.dirty.store(run.dirty.load(Relaxed), Relaxed);
-        other.sparse_uses.store(0, Relaxed);
+        other.waste.store(0, Relaxed);
         other.window.open(memory.map.pages(rest, all - kept), 0, 1);
         other.set_kind(Kind::Moving);
         memory.map.assign(rest, all - kept);

@@ -181,11 +181,12 @@ impl Large {
     fn retire(&self, memory: Memory<'_>, head: usize) {
         let run = memory.map.run(head);
         let slots = run.slots.load(Relaxed) as usize;
-        let pages = memory.map.pages(head, slots);
         self.learn_zeroed(memory, head);
         let size = run.size.load(Relaxed);
         let fresh = if run.zeros.load(Relaxed) { Fresh::Zero } else { Fresh::Content };
-        let touched = memory.engine.refill(pages, fresh);
+        // What lies behind the bytes asked for was never handed out.
+        let used = memory.engine.region().pages_of(memory.map.address(head) as usize, size);
+        let touched = memory.engine.refill(used, fresh);
         self.predictor.learn(slots, fresh, touched.prefix);
         self.thin_out(memory, head, fresh, touched);
         memory.cache.keep(memory, head, Kind::Cached, Some(size));
@@ -207,24 +208,28 @@ impl Large {
                 self.predictor.thinned(slots, fresh, true);
                 run.thinned.store(false, Relaxed);
             }
-            run.sparse_uses.store(0, Relaxed);
+            run.waste.store(0, Relaxed);
             return;
         }
-        let uses = if touched.pages * 2 > present { 0 } else { run.sparse_uses.load(Relaxed) + 1 };
-        run.sparse_uses.store(uses, Relaxed);
+        if touched.pages * 2 > present {
+            run.waste.store(0, Relaxed);
+            return;
+        }
+        let waste = run.waste.load(Relaxed) + (present - touched.pages) as u32;
+        run.waste.store(waste, Relaxed);
         let spare = pages.skip(touched.pages * 2);
-        if uses > self.predictor.sparse_uses(slots, fresh) {
-            run.sparse_uses.store(0, Relaxed);
-            if memory.engine.region().present().next_stretch(spare, true).is_some() {
-                if run.thinned.load(Relaxed) {
-                    self.predictor.thinned(slots, fresh, false);
-                }
-                run.thinned.store(true, Relaxed);
-                match fresh {
-                    Fresh::Content => memory.engine.release(spare),
-                    Fresh::Zero => memory.engine.drop_pages(spare),
-                }
-            }
+        let count = memory.engine.region().present().count(spare);
+        if count == 0 || waste < self.predictor.price(slots, fresh, count) {
+            return;
+        }
+        run.waste.store(0, Relaxed);
+        if run.thinned.load(Relaxed) {
+            self.predictor.thinned(slots, fresh, false);
+        }
+        run.thinned.store(true, Relaxed);
+        match fresh {
+            Fresh::Content => memory.engine.release(spare),
+            Fresh::Zero => memory.engine.drop_pages(spare),
         }
     }
 

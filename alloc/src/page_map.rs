@@ -86,8 +86,8 @@ pub struct Run {
     pub thinned: AtomicBool,
     /// Large: it came from calloc. Cached: its present pages hold zeros instead of the content.
     pub zeros: AtomicBool,
-    /// Large: how often in a row it was freed with few of its pages touched.
-    pub sparse_uses: AtomicU32,
+    /// Large: pages refilled in vain, in uses in a row that touched few of them.
+    pub waste: AtomicU32,
     /// Large, service `off`: it may hold something other than zeros.
     pub dirty: AtomicBool,
     /// Span: its size class.

@@ -20,11 +20,13 @@ use crate::page_map::Kind;
 /// much as dozens of pages.
 pub const AT_FIRST: usize = 2;
 
-/// What [`Predictor::sparse_uses`] begins with: a fault costs as much as refilling a dozen pages
-/// that many times, and more.
-const SPARSE_USES: u32 = 16;
-/// And how often it is doubled at most.
-const MOST_REGRETS: u32 = 8;
+/// What a fault costs, and what it costs to give a page up and get it back, both counted in pages
+/// that are refilled in vain.
+const FAULT: u32 = 600;
+const REGAIN: u32 = 10;
+
+/// How often the price of giving pages up is doubled at most.
+const MOST_REGRETS: u32 = 3;
 
 /// A bin's average before there is one.
 const UNKNOWN: u32 = u32::MAX;
@@ -126,11 +128,11 @@ impl Predictor {
         }
     }
 
-    /// Uses in a row that touched half of a run's pages or less before it gives some up. To get
-    /// them back takes a fault: users that need them now and then are answered by more caution.
-    pub fn sparse_uses(&self, slots: usize, fresh: Fresh) -> u32 {
+    /// Pages that a run has to have had refilled in vain before it gives `spare` pages up: as much
+    /// as it will cost if they are needed after all, and more where they were before.
+    pub fn price(&self, slots: usize, fresh: Fresh, spare: usize) -> u32 {
         let regrets = self.bin(slots, fresh).map_or(0, |bin| bin.regrets.load(Relaxed));
-        SPARSE_USES << regrets
+        (FAULT + REGAIN * spare as u32) << regrets
     }
 
     /// A run that had given up pages has missed them, or has not until it could give up more.

@@ -17,7 +17,7 @@ use crate::page_map::{Kind, Run};
 /// Pages that a span readies at once when it opens new blocks: few for the first span of a class,
 /// so that one which is hardly used costs little, then more.
 const FIRST_READY: usize = 2;
-const MORE_READY: usize = 16;
+const MORE_READY: usize = 4;
 
 /// The spans of one class that have blocks to give.
 #[derive(Debug)]
