@@ -16,7 +16,8 @@ use talc::DefaultBinning;
 use talc::base::Talc;
 use talc::source::Manual;
 
-use crate::cache::{Memory, Part};
+use crate::books::Part;
+use crate::cache::Memory;
 use crate::classes::ARENA_WORD;
 use crate::page_map::{Kind, SLOT};
 

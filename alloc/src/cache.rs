@@ -14,14 +14,12 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use refpage::sys::lock::Mutex;
 use refpage::sys::vm;
-use refpage::{Engine, Fresh, Pages, Region};
+use refpage::{Engine, Pages, Region};
 
 use crate::arena::Arenas;
-use crate::extents::{BINS, Extents, List, bin_of};
+use crate::books::{Books, Part, Usage, WITH_PAGES, Wanted, part_of};
+use crate::extents::{Extents, bin_of};
 use crate::page_map::{Kind, PageMap};
-
-/// Bytes that freed memory may hold beyond what the program itself held at its peak.
-const FLOOR: usize = 4 << 20;
 
 /// Runs that one allocation or free gives up at most to keep within that.
 const EVICTIONS: usize = 4;
@@ -31,22 +29,6 @@ const EVICTIONS: usize = 4;
 const ROUND_RUNS: usize = 32;
 const ROUND_PAGES: usize = 4096;
 
-/// Lists: for each bin one of large runs that hold the content and one of those that hold zeros,
-/// then for each length one of spans with pages and one of spans without.
-const ZEROS: usize = BINS;
-const SPANS: usize = 2 * BINS;
-const BARE_SPANS: usize = 3 * BINS;
-const LISTS: usize = 4 * BINS;
-
-/// Lists before this have pages to give back.
-const WITH_PAGES: usize = BARE_SPANS;
-
-/// Bins above its own that a run is looked for in, to take its beginning: up to twice the size.
-const LARGER: usize = 4;
-
-/// Cached runs that are compared when one is taken.
-const CHOICE: usize = 4;
-
 /// Where the pages of a run go that is not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Destination {
@@ -54,15 +36,6 @@ enum Destination {
     Pool,
     /// To the kernel: there are too many.
     Kernel,
-}
-
-/// The parts of the Region, by what their missing pages read as without anyone's help.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// The engine's content.
-    Content,
-    /// Zeros.
-    Zero,
 }
 
 /// What is done with memory is done to these.
@@ -80,84 +53,6 @@ impl Memory<'_> {
     /// The pages of the run at `head`.
     pub fn pages(&self, head: usize) -> Pages {
         self.map.pages(head, self.map.run(head).slots.load(Relaxed) as usize)
-    }
-}
-
-/// What large allocations have done, and hold.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Usage {
-    /// Bytes asked for and not yet freed.
-    pub live_bytes: usize,
-    /// Allocations.
-    pub allocated: usize,
-    /// Those that got a cached run.
-    pub recycled: usize,
-    /// Frees.
-    pub freed: usize,
-}
-
-impl Usage {
-    /// One more allocation of `size` bytes.
-    pub fn add(&mut self, size: usize) {
-        self.allocated += 1;
-        self.live_bytes += size;
-    }
-}
-
-/// What a large allocation asks for.
-#[derive(Clone, Copy, Debug)]
-pub struct Wanted {
-    /// Bytes.
-    pub size: usize,
-    /// Slots of its run, a bin's size.
-    pub slots: usize,
-    /// What it has to read as.
-    pub fresh: Fresh,
-    /// Pages that are expected to be used.
-    pub expected: usize,
-}
-
-/// What one lock guards: taken once for a malloc and once for a free, it makes counting cheap.
-#[derive(Debug)]
-struct Books {
-    lists: [List; LISTS],
-    /// Present pages of cached runs.
-    pages: usize,
-    /// Present pages outside the cache and the pool, at most so far.
-    peak: usize,
-    usage: Usage,
-}
-
-impl Books {
-    /// Takes a run off its list.
-    fn unlist(&mut self, memory: Memory<'_>, head: usize) {
-        let run = memory.map.run(head);
-        if let Some(list) = self.lists.get_mut(list_of(memory, head)) {
-            list.remove(memory.map, head);
-        }
-        if run.kind() != Kind::BareSpan {
-            self.pages -= run.size.load(Relaxed);
-        }
-        run.was_span.store(run.kind() != Kind::Cached, Relaxed);
-        run.set_kind(Kind::Moving);
-    }
-
-    /// Puts a run of a cached kind on its list.
-    fn enlist(&mut self, memory: Memory<'_>, head: usize) {
-        if let Some(list) = self.lists.get_mut(list_of(memory, head)) {
-            list.push(memory.map, head);
-        }
-    }
-
-    /// Present pages, the pool's and `more` to come among them, beyond what freed memory may
-    /// bring the process to.
-    fn excess(&mut self, memory: Memory<'_>, more: usize) -> usize {
-        let present = memory.engine.region().present().total();
-        let live = present.saturating_sub(self.pages);
-        self.peak = self.peak.max(live);
-        let floor = FLOOR >> memory.engine.region().page_shift();
-        let allowed = self.peak.max(live + more) + floor;
-        (present + memory.engine.pool_pages() + more).saturating_sub(allowed)
     }
 }
 
@@ -179,12 +74,7 @@ impl RunCache {
     pub fn new(map: &PageMap, region: &Region, decay_ms: u32) -> Self {
         let zero_from = map.slot_of(region.content_part().count);
         Self {
-            books: Mutex::new(Books {
-                lists: [List::EMPTY; LISTS],
-                pages: 0,
-                peak: 0,
-                usage: Usage::default(),
-            }),
+            books: Mutex::new(Books::new()),
             extents: [
                 Mutex::new(Extents::new(map, 1, zero_from)),
                 Mutex::new(Extents::new(map, zero_from, map.slots())),
@@ -197,7 +87,7 @@ impl RunCache {
 
     /// Present pages of cached runs.
     pub fn pages(&self) -> usize {
-        self.books.lock().pages
+        self.books.lock().pages()
     }
 
     /// What large allocations have done.
@@ -228,33 +118,13 @@ impl RunCache {
     /// those freed last, the one that keeps about as many pages as are expected to be used. Its
     /// kind is `Moving`; it counts as allocated.
     pub fn take_large(&self, memory: Memory<'_>, wanted: Wanted) -> Option<usize> {
-        let Wanted { slots, fresh, expected, .. } = wanted;
-        let bin = bin_of(slots);
-        let (first, second) = match fresh {
-            Fresh::Content => (bin, ZEROS + bin),
-            Fresh::Zero => (ZEROS + bin, bin),
-        };
         let mut books = self.books.lock();
-        let lists = &books.lists;
-        let head = choose(memory, lists.get(first)?, expected).or_else(|| {
-            let other = lists.get(second)?.newest()?;
-            // A run of the zero part has to have its missing pages filled for malloc.
-            let serves = fresh == Fresh::Zero
-                || part_of(memory, other) == Part::Content
-                || memory.map.run(other).size.load(Relaxed) * 4 >= memory.pages(other).count * 3;
-            serves.then_some(other)
-        });
-        let larger = || {
-            let lists = lists.get(first + 1..=first + LARGER)?.iter().filter_map(List::newest);
-            let dense = expected * 4 >= memory.map.pages(0, slots).count;
-            lists.into_iter().find(|&head| dense && keeps_most(memory, head, slots))
-        };
-        let head = head.or_else(larger)?;
+        let head = books.find_large(memory, wanted)?;
         books.unlist(memory, head);
         books.usage.add(wanted.size);
         books.usage.recycled += 1;
         drop(books);
-        self.cut(memory, head, slots);
+        self.cut(memory, head, wanted.slots);
         Some(head)
     }
 
@@ -284,10 +154,8 @@ impl RunCache {
     /// Takes the empty span of `slots` that was emptied last, one with pages if there is one. Its
     /// kind is `Moving`.
     pub fn take_span(&self, memory: Memory<'_>, slots: usize) -> Option<usize> {
-        let bin = bin_of(slots);
         let mut books = self.books.lock();
-        let newest = |list: usize| books.lists.get(list)?.newest();
-        let head = newest(SPANS + bin).or_else(|| newest(BARE_SPANS + bin))?;
+        let head = books.newest_span(bin_of(slots))?;
         books.unlist(memory, head);
         Some(head)
     }
@@ -306,7 +174,6 @@ impl RunCache {
         }
         // Before it counts as cached: until now it was the program's.
         let fits = books.excess(memory, 0) == 0;
-        books.pages += present;
         run.set_kind(kind);
         books.enlist(memory, head);
         drop(books);
@@ -333,8 +200,7 @@ impl RunCache {
 
     fn take_oldest(&self, memory: Memory<'_>) -> Option<usize> {
         let mut books = self.books.lock();
-        let oldest = books.lists.iter().take(WITH_PAGES).filter_map(List::oldest);
-        let head = oldest.min_by_key(|&head| memory.map.run(head).freed_at.load(Relaxed))?;
+        let head = books.oldest(memory)?;
         books.unlist(memory, head);
         Some(head)
     }
@@ -413,8 +279,7 @@ impl RunCache {
         if self.purge_round(memory, now_ms.saturating_sub(self.decay_ms)) == ROUND_RUNS {
             return Some(0);
         }
-        let books = self.books.lock();
-        let any = books.lists.iter().take(WITH_PAGES).any(|list| list.newest().is_some());
+        let any = self.books.lock().any();
         any.then_some((self.decay_ms / 4).max(10))
     }
 
@@ -448,7 +313,7 @@ impl RunCache {
 
     fn take_older(&self, memory: Memory<'_>, list: usize, before: u64) -> Option<usize> {
         let mut books = self.books.lock();
-        let head = books.lists.get(list)?.oldest()?;
+        let head = books.oldest_of(list)?;
         if memory.map.run(head).freed_at.load(Relaxed) > before {
             return None;
         }
@@ -474,38 +339,5 @@ impl RunCache {
             self.books.release();
             self.arenas.release();
         }
-    }
-}
-
-/// The list that a cached run belongs on.
-fn list_of(memory: Memory<'_>, head: usize) -> usize {
-    let run = memory.map.run(head);
-    let bin = bin_of(run.slots.load(Relaxed) as usize);
-    match run.kind() {
-        Kind::EmptySpan => SPANS + bin,
-        Kind::BareSpan => BARE_SPANS + bin,
-        _ if run.zeros.load(Relaxed) => ZEROS + bin,
-        _ => bin,
-    }
-}
-
-/// Whether of a run's first `slots` most pages are present: then its beginning is worth taking.
-fn keeps_most(memory: Memory<'_>, head: usize, slots: usize) -> bool {
-    let pages = memory.map.pages(head, slots);
-    memory.engine.region().present().count(pages) * 4 >= pages.count * 3
-}
-
-/// The newest few of a list are as hot as each other: the one whose pages fit best.
-fn choose(memory: Memory<'_>, list: &List, expected: usize) -> Option<usize> {
-    let distance = |&head: &usize| memory.map.run(head).size.load(Relaxed).abs_diff(expected);
-    list.newest_first(memory.map).take(CHOICE).min_by_key(distance)
-}
-
-/// The part of the Region that a run lies in.
-pub fn part_of(memory: Memory<'_>, head: usize) -> Part {
-    if memory.engine.region().in_zero_part(memory.map.pages(head, 1).first) {
-        Part::Zero
-    } else {
-        Part::Content
     }
 }

@@ -14,10 +14,11 @@ use core::sync::atomic::Ordering::Relaxed;
 use refpage::sys::vm;
 use refpage::{Fresh, Pages, Service, Touched};
 
-use crate::cache::{Memory, Part, Wanted, part_of};
+use crate::books::{Part, Wanted, part_of};
+use crate::cache::Memory;
 use crate::extents::{bin_above, bin_slots};
 use crate::misuse;
-use crate::page_map::{Kind, SLOT};
+use crate::page_map::{Kind, Run, SLOT};
 use crate::predictor::{AT_FIRST, Predictor};
 
 /// Bytes of calloc from which its run comes from the zero part of the Region. Which pages were
@@ -183,7 +184,7 @@ impl Large {
         let slots = run.slots.load(Relaxed) as usize;
         self.learn_zeroed(memory, head);
         let size = run.size.load(Relaxed);
-        let fresh = if run.zeros.load(Relaxed) { Fresh::Zero } else { Fresh::Content };
+        let fresh = held_by(run);
         // What lies behind the bytes asked for was never handed out.
         let used = memory.engine.region().pages_of(memory.map.address(head) as usize, size);
         let touched = memory.engine.refill(used, fresh);
@@ -202,34 +203,29 @@ impl Large {
         let slots = run.slots.load(Relaxed) as usize;
         let pages = memory.map.pages(head, slots);
         let present = memory.engine.region().present().count(pages);
-        if present > run.placed.load(Relaxed) as usize {
-            // It had faults: what it gave up before was missed.
-            if run.thinned.load(Relaxed) {
-                self.predictor.thinned(slots, fresh, true);
-                run.thinned.store(false, Relaxed);
-            }
-            run.waste.store(0, Relaxed);
-            return;
-        }
-        if touched.pages * 2 > present {
-            run.waste.store(0, Relaxed);
-            return;
-        }
-        let waste = run.waste.load(Relaxed) + (present - touched.pages) as u32;
+        let thinned = run.thinned.load(Relaxed);
+        let saved = run.saved.load(Relaxed).saturating_add(thinned);
+        run.saved.store(saved, Relaxed);
+        // It may have had faults: what it gave up before was needed.
+        let faulted = present > run.placed.load(Relaxed) as usize;
+        let waste = if faulted || touched.pages * 2 > present {
+            0
+        } else {
+            run.waste.load(Relaxed) + (present - touched.pages) as u32
+        };
         run.waste.store(waste, Relaxed);
         let spare = pages.skip(touched.pages * 2);
-        let count = memory.engine.region().present().count(spare);
-        if count == 0 || waste < self.predictor.price(slots, fresh, count) {
-            return;
+        let count = if waste > 0 { memory.engine.region().present().count(spare) } else { 0 };
+        let thins = count > 0 && waste >= self.predictor.price(slots, fresh, count);
+        if thinned > 0 && (faulted || thins) {
+            self.predictor.thinned(slots, fresh, thinned as usize, saved);
+            run.thinned.store(0, Relaxed);
         }
-        run.waste.store(0, Relaxed);
-        if run.thinned.load(Relaxed) {
-            self.predictor.thinned(slots, fresh, false);
-        }
-        run.thinned.store(true, Relaxed);
-        match fresh {
-            Fresh::Content => memory.engine.release(spare),
-            Fresh::Zero => memory.engine.drop_pages(spare),
+        if thins {
+            run.waste.store(0, Relaxed);
+            run.saved.store(0, Relaxed);
+            run.thinned.store(count as u32, Relaxed);
+            give_up(memory, run, spare);
         }
     }
 
@@ -323,9 +319,9 @@ impl Large {
         run.window.set_zero_pages(zero.min(kept.count));
         if new < old {
             let tail = Pages::span(kept.end(), region.pages_of(base, old).end());
-            memory.engine.refill(tail, Fresh::Content);
+            memory.engine.refill(tail, held_by(run));
             if tail.count > kept.count {
-                memory.engine.release(tail);
+                give_up(memory, run, tail);
             }
         } else {
             let added = Pages::span(kept.end(), region.pages_of(base, new).end());
@@ -395,6 +391,19 @@ impl Large {
         self.resize(memory, to, old_size, size);
         run.set_kind(Kind::Large);
         Some(start)
+    }
+}
+
+/// What the present pages of a run hold that nobody uses: zeros, if it came from calloc.
+fn held_by(run: &Run) -> Fresh {
+    if run.zeros.load(Relaxed) { Fresh::Zero } else { Fresh::Content }
+}
+
+/// Gives up pages of a run: to the pool only what holds the content.
+fn give_up(memory: Memory<'_>, run: &Run, pages: Pages) {
+    match held_by(run) {
+        Fresh::Content => memory.engine.release(pages),
+        Fresh::Zero => memory.engine.drop_pages(pages),
     }
 }
 

@@ -28,7 +28,7 @@
 //!
 //! ```text
 //!   RefPage, C symbols ─▶ heap ─▶ thread_cache ─▶ spans ─┐
-//!                          │                             ├─▶ cache ─▶ arena, extents
+//!                          │                             ├─▶ cache ─▶ books, arena, extents
 //!                          └────▶ large ─────────────────┘
 //!   refpage::Engine and page_map: under all of them;  options, start, stats, misuse: around them
 //! ```
@@ -37,6 +37,7 @@
 //! missing**. Whoever frees restores it; whoever allocates finds it.
 
 mod arena;
+mod books;
 mod cache;
 mod classes;
 mod extents;

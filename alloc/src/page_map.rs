@@ -82,8 +82,10 @@ pub struct Run {
     pub freed_at: AtomicU64,
     /// Large: pages that were present when it was handed out.
     pub placed: AtomicU32,
-    /// Large: it gave up pages that its users did not touch, and has not missed them so far.
-    pub thinned: AtomicBool,
+    /// Large: pages that it gave up because its users did not touch them, and has not missed so far.
+    pub thinned: AtomicU32,
+    /// Large: pages that were not refilled for that.
+    pub saved: AtomicU32,
     /// Large: it came from calloc. Cached: its present pages hold zeros instead of the content.
     pub zeros: AtomicBool,
     /// Large: pages refilled in vain, in uses in a row that touched few of them.

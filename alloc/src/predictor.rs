@@ -21,12 +21,18 @@ use crate::page_map::Kind;
 pub const AT_FIRST: usize = 2;
 
 /// What a fault costs, and what it costs to give a page up and get it back, both counted in pages
-/// that are refilled in vain.
+/// that are refilled in vain; and how many pages a fault brings back.
 const FAULT: u32 = 600;
 const REGAIN: u32 = 10;
+const PER_FAULT: u32 = 32;
+
+/// What it costs, by that measure, to give `pages` up and need them after all.
+fn cost_of_thinning(pages: usize) -> u32 {
+    FAULT * (1 + pages as u32 / PER_FAULT) + REGAIN * pages as u32
+}
 
 /// How often the price of giving pages up is doubled at most.
-const MOST_REGRETS: u32 = 3;
+const MOST_REGRETS: u32 = 6;
 
 /// A bin's average before there is one.
 const UNKNOWN: u32 = u32::MAX;
@@ -132,14 +138,16 @@ impl Predictor {
     /// as it will cost if they are needed after all, and more where they were before.
     pub fn price(&self, slots: usize, fresh: Fresh, spare: usize) -> u32 {
         let regrets = self.bin(slots, fresh).map_or(0, |bin| bin.regrets.load(Relaxed));
-        (FAULT + REGAIN * spare as u32) << regrets
+        cost_of_thinning(spare).saturating_mul(1 << regrets)
     }
 
-    /// A run that had given up pages has missed them, or has not until it could give up more.
-    pub fn thinned(&self, slots: usize, fresh: Fresh, missed: bool) {
+    /// A run that gave `pages` up needs them after all, or more can be given up; until now, `saved`
+    /// pages were not refilled for that: what it cost, or less.
+    pub fn thinned(&self, slots: usize, fresh: Fresh, pages: usize, saved: u32) {
         let Some(bin) = self.bin(slots, fresh) else { return };
         let regrets = bin.regrets.load(Relaxed);
-        let regrets = if missed { regrets + 1 } else { regrets.saturating_sub(1) };
+        let paid = saved >= cost_of_thinning(pages);
+        let regrets = if paid { regrets.saturating_sub(1) } else { regrets + 1 };
         bin.regrets.store(regrets.min(MOST_REGRETS), Relaxed);
     }
 
@@ -159,4 +167,36 @@ fn dense_prefix(memory: Memory<'_>, pages: Pages) -> usize {
     let longest = halves.take_while(|&count| count > 0).find(dense);
     // What lies beyond is missing, or not worth having.
     longest.map_or(0, |count| present.count(pages.prefix(count)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_average_falls_as_far_as_its_users() {
+        let bin = Bin::new();
+        assert_eq!(bin.prefix(), None);
+        bin.average_in(16);
+        assert_eq!(bin.prefix(), Some(16), "the first one is believed");
+        (0..20).for_each(|_| bin.average_in(1));
+        assert_eq!(bin.prefix(), Some(1));
+        (0..20).for_each(|_| bin.average_in(0));
+        assert_eq!(bin.prefix(), Some(0));
+    }
+
+    #[test]
+    fn giving_up_pages_that_were_missed_becomes_dearer() {
+        let predictor = Predictor::new();
+        let price = || predictor.price(1, Fresh::Content, 10);
+        let first = price();
+        let (little, much) = (FAULT, cost_of_thinning(10));
+        predictor.thinned(1, Fresh::Content, 10, little);
+        assert_eq!(price(), first * 2);
+        (0..10).for_each(|_| predictor.thinned(1, Fresh::Content, 10, little));
+        assert_eq!(price(), first << MOST_REGRETS);
+        (0..10).for_each(|_| predictor.thinned(1, Fresh::Content, 10, much));
+        assert_eq!(price(), first);
+        assert_eq!(predictor.price(1, Fresh::Zero, 10), first, "malloc's and calloc's apart");
+    }
 }

@@ -173,3 +173,108 @@ fn a_realloc_keeps_its_bytes_wherever_it_goes() {
         ALLOCATOR.dealloc(start, layout);
     }
 }
+
+/// Faults and pages put in place, by whatever way, since `before`.
+fn since(before: &Stats) -> (u64, u64) {
+    let now = heap::stats();
+    let placed = |stats: &Stats| stats.pages_moved + stats.pages_copied + stats.pages_zeroed;
+    (now.faults - before.faults, placed(&now) - placed(before))
+}
+
+#[test]
+fn the_beginning_of_a_larger_run_is_recycled_and_the_rest_is_kept() {
+    let _alone = alone();
+    heap::trim(0);
+    let mut large = Run::new(15 << 20);
+    large.bytes().fill(1);
+    drop(large);
+    let before = heap::stats();
+    // A size that no other test frees.
+    let mut beginning = Run::new((9 << 20) + 1);
+    beginning.assert_pattern();
+    let now = heap::stats();
+    assert_eq!(now.large_recycled, before.large_recycled + 1);
+    assert!(now.cached_pages > 1000, "the rest: {} pages", now.cached_pages);
+    let mut rest = Run::new(5 << 20);
+    rest.assert_pattern();
+    rest.bytes().fill(2);
+    beginning.assert_pattern();
+    drop((beginning, rest));
+    let mut again = Run::new(15 << 20);
+    again.assert_pattern();
+}
+
+#[test]
+fn dense_users_of_a_size_stop_taking_faults_and_sparse_ones_get_few_pages() {
+    if service_name() != "lazy" {
+        return eprintln!("skipped: the service is {}", service_name());
+    }
+    let _alone = alone();
+    heap::trim(0);
+    let use_up = |run: &mut Run| run.bytes().iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+    let mut live: Vec<Run> = (0..4).map(|_| Run::new(6 << 20)).collect();
+    live.iter_mut().for_each(use_up);
+    let before = heap::stats();
+    for _ in 0..10 {
+        let mut run = Run::new(6 << 20);
+        use_up(&mut run);
+        live.push(run);
+    }
+    let (faults, placed) = since(&before);
+    assert!(faults <= 40, "{faults} faults for 10 runs like 4 others");
+    assert!(placed >= 10 * 1536, "{placed} pages");
+    live.iter_mut().for_each(|run| assert!(run.bytes()[1..4096].iter().all(|&b| b == PATTERN)));
+
+    let before = heap::stats();
+    let mut sparse: Vec<Run> = (0..100).map(|_| Run::new(3 << 20)).collect();
+    sparse.iter_mut().for_each(|run| run.bytes()[0] = 1);
+    let (_, placed) = since(&before);
+    assert!(placed <= 100 * 4, "{placed} pages for 100 runs of which one page each is used");
+}
+
+#[test]
+fn a_run_that_is_used_at_random_keeps_its_pages() {
+    if service_name() != "lazy" {
+        return eprintln!("skipped: the service is {}", service_name());
+    }
+    let _alone = alone();
+    let before = heap::stats();
+    let mut state = 1u64;
+    for _ in 0..5000 {
+        let mut run = Run::new(200_000);
+        for _ in 0..4 {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1);
+            run.bytes()[(state >> 33) as usize % 200_000] = 0;
+        }
+    }
+    let (faults, _) = since(&before);
+    assert!(faults < 500, "{faults} faults in 5000 uses");
+}
+
+#[test]
+fn calloc_of_a_large_size_needs_no_handler_and_is_recycled_as_zeros() {
+    let _alone = alone();
+    // Cached memory of malloc's would serve, too.
+    heap::trim(0);
+    let layout = Layout::from_size_align(7 << 20, 16).expect("a valid layout");
+    let before = heap::stats();
+    for round in 0..6 {
+        // SAFETY: the size is not zero; the block is freed with the same layout.
+        unsafe {
+            let zeroed = ALLOCATOR.alloc_zeroed(layout);
+            let bytes = std::slice::from_raw_parts_mut(zeroed, layout.size());
+            assert_eq!(bytes.iter().position(|&byte| byte != 0), None, "round {round}");
+            // Sparse, then dense, then sparse again.
+            let step = if round % 3 == 1 { 1 } else { 64 << 10 };
+            bytes.iter_mut().step_by(step).for_each(|byte| *byte = 0xEE);
+            ALLOCATOR.dealloc(zeroed, layout);
+        }
+    }
+    let now = heap::stats();
+    if service_name() == "lazy" {
+        assert_eq!(now.faults, before.faults, "the kernel itself puts zeros there");
+    }
+    assert!(now.large_recycled >= before.large_recycled + 5);
+    let mut patterned = Run::new(7 << 20);
+    patterned.assert_pattern();
+}

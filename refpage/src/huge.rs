@@ -208,3 +208,29 @@ impl HugeBlocks {
         unsafe { core::slice::from_raw_parts(self.states, self.count) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_in_one_place_at_a_time() {
+        let blocks = HugeBlocks::reserve(2).expect("4 MiB of address space");
+        assert!(blocks.take_ready().is_none());
+        let one = blocks.make(Content::Pattern(0xAA)).expect("an empty block");
+        let two = blocks.take_empty().expect("the other one");
+        assert_ne!(one.start, two.start);
+        assert!(blocks.take_empty().is_none(), "both are in hand");
+        // SAFETY: the block is 2 MiB and in this thread's hands.
+        assert!(unsafe { *one.start == 0xAA && *one.start.add(HUGE - 1) == 0xAA });
+        blocks.settle(one, Settled::Filled);
+        blocks.settle(two, Settled::Gone);
+        assert_eq!(blocks.ready(), 1);
+        assert_eq!(blocks.drain(5), 1);
+        assert_eq!(blocks.ready(), 0);
+        let zeroed = blocks.take_empty().expect("drained");
+        // SAFETY: as above.
+        assert_eq!(unsafe { *zeroed.start }, 0, "what was drained is gone");
+        blocks.settle(zeroed, Settled::Gone);
+    }
+}

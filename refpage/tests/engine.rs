@@ -30,8 +30,12 @@ struct Fixture {
 
 impl Fixture {
     fn new(service: Service) -> Self {
+        Self::with_region(service, 64 * MIB)
+    }
+
+    fn with_region(service: Service, len: usize) -> Self {
         let run: &'static OneRun = Box::leak(Box::default());
-        let region = Region::reserve(64 * MIB, 2 * MIB).expect("64 MiB of address space");
+        let region = Region::reserve(len, 2 * MIB).expect("address space");
         let config = Config { service: Some(service), pattern: PATTERN, pool: 16 * MIB };
         let engine: &'static Engine =
             Box::leak(Box::new(Engine::new(region, &config, run).expect("address space")));
@@ -55,6 +59,12 @@ impl Fixture {
                 None
             }
         }
+    }
+
+    /// The pages of the 2 MiB block at `index`.
+    fn block(&self, index: usize) -> Pages {
+        let count = self.engine.pages_per_block();
+        Pages { first: index * count, count }
     }
 
     fn open(&self, zero: usize) {
@@ -230,4 +240,111 @@ fn off_does_nothing() {
     f.assert_all(Pages { first: 0, count: 10 }, 3);
     f.engine.release(Pages { first: 0, count: 10 });
     f.assert_all(Pages { first: 0, count: 10 }, 0);
+}
+
+#[test]
+fn huge_pages_go_to_the_pool_and_come_back_whole() {
+    let Some(f) = Fixture::lazy() else { return };
+    let (one, other) = (f.block(3), f.block(9));
+    f.engine.prefill(one);
+    let count = f.engine.counters().huge_moved.get();
+    if count == 0 {
+        return eprintln!("skipped: the kernel gives no huge pages");
+    }
+    f.bytes(one).fill(7);
+    f.engine.refill(one, Fresh::Content);
+    f.engine.release(one);
+    assert_eq!(f.engine.counters().pooled.get() as usize, one.count);
+    assert_eq!(f.engine.pool_pages(), one.count);
+    f.engine.prefill(other);
+    assert_eq!(f.engine.pool_pages(), 0, "the same one was taken");
+    assert_eq!(f.engine.counters().huge_moved.get(), count + 1);
+    f.assert_all(other, PATTERN);
+    f.assert_all(one, PATTERN);
+}
+
+#[test]
+fn part_of_a_huge_page_can_be_given_up() {
+    let Some(f) = Fixture::lazy() else { return };
+    let block = f.block(5);
+    f.engine.prefill(block);
+    let (kept, given) = (block.prefix(100), block.skip(100));
+    f.bytes(kept).fill(7);
+    f.engine.release(given);
+    assert_eq!(f.engine.region().present().count(block), kept.count);
+    f.assert_all(kept, 7);
+    f.assert_all(given, PATTERN);
+}
+
+#[test]
+fn relocate_takes_huge_pages_whole() {
+    let Some(f) = Fixture::lazy() else { return };
+    let (src, dst) = (f.block(2), f.block(12));
+    f.engine.prefill(src);
+    f.bytes(src).fill(9);
+    f.engine.relocate(dst, src);
+    assert_eq!(f.engine.counters().relocated.get() as usize, src.count);
+    f.assert_all(dst, 9);
+    f.assert_all(src, PATTERN);
+}
+
+#[test]
+fn blocks_are_placed_ahead_only_where_much_is_present() {
+    let Some(f) = Fixture::lazy() else { return };
+    let few = Pages { first: f.block(20).first, count: 4 };
+    f.engine.prefill_ahead(few);
+    assert_eq!(f.engine.region().present().count(f.block(20)), 4);
+    (0..17).for_each(|index| f.engine.prefill(f.block(index)));
+    let few = Pages { first: f.block(25).first, count: 4 };
+    let before = f.engine.counters().huge_moved.get();
+    f.engine.prefill_ahead(few);
+    let placed = f.engine.region().present().count(f.block(25));
+    if f.engine.counters().huge_moved.get() > before {
+        assert_eq!(placed, f.block(25).count);
+    } else {
+        assert_eq!(placed, 4, "no huge page was to be had");
+    }
+    f.assert_all(f.block(25), PATTERN);
+}
+
+#[test]
+fn the_zero_part_reads_as_zero_without_faults_and_takes_content_when_asked() {
+    if Fixture::lazy().is_none() {
+        return;
+    }
+    let f = Fixture::with_region(Service::Lazy, 8 << 30);
+    let zero = f.engine.region().zero_part();
+    assert!(zero.count > 0 && f.engine.region().in_zero_part(zero.first));
+    let run = Pages { first: zero.first + 512, count: 300 };
+    f.assert_all(run, 0);
+    assert_eq!(f.engine.counters().faults.get(), 0);
+    f.bytes(run.prefix(50)).fill(8);
+    f.engine.learn_present(run);
+    assert!(f.engine.region().present().count(run) >= 50);
+    f.engine.refill(run, Fresh::Zero);
+    f.assert_all(run, 0);
+    let patterned = Pages { first: zero.first + 4096, count: 1000 };
+    f.engine.provide(patterned);
+    f.assert_all(patterned, PATTERN);
+    // From there to the other part, where the handler is.
+    f.bytes(run.prefix(50)).fill(6);
+    let to = Pages { first: 1024, count: 50 };
+    f.engine.relocate(to, run.prefix(50));
+    f.assert_all(to, 6);
+    assert_eq!(f.engine.counters().faults.get(), 0);
+}
+
+#[test]
+fn a_thread_sleeps_once_for_a_whole_window() {
+    let Some(f) = Fixture::lazy() else { return };
+    // SAFETY: getrusage fills the struct.
+    let switches = || unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_THREAD, &mut usage);
+        usage.ru_nvcsw
+    };
+    let before = switches();
+    f.assert_all(Pages { first: 0, count: 8192 }, PATTERN);
+    let (slept, faults) = (switches() - before, f.engine.counters().faults.get() as i64);
+    assert!(slept <= faults + 20, "{slept} sleeps for {faults} faults");
 }

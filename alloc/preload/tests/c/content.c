@@ -216,7 +216,7 @@ static void many_resized(void) {
 
 static void resized_calloc(void) {
     uint64_t state = 5;
-    size_t some[] = {16, 100, 5000, 70000, MIB};
+    size_t some[] = {16, 100, 5000, 70000, MIB, 5 * MIB + 123};
     for (size_t i = 0; i < sizeof some / sizeof *some; i++)
         for (int round = 0; round < 8; round++) {
             size_t size = some[i], longer = size * 3;
