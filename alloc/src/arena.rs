@@ -58,7 +58,7 @@ impl Arenas {
         // SAFETY: the layout's size is not zero.
         let mut found = unsafe { talc.try_allocate(layout) };
         if found.is_none() {
-            claim(&mut talc, memory, slots)?;
+            self.claim(&mut talc, memory, slots)?;
             // SAFETY: as above.
             found = unsafe { talc.try_allocate(layout) };
         }
@@ -68,6 +68,44 @@ impl Arenas {
         memory.map.assign(head, slots);
         self.next.store(head + slots, Relaxed);
         Some(head)
+    }
+
+    /// Gives talc one more arena, with room for a span of `span` slots.
+    fn claim(
+        &self,
+        talc: &mut Talc<Manual, DefaultBinning>,
+        memory: Memory<'_>,
+        span: usize,
+    ) -> Option<()> {
+        let align = block_slots(memory);
+        // A slot for talc's own words before the first border, and one for the word at the end.
+        let least = (span + 2).next_multiple_of(align);
+        let wanted = ARENA_SLOTS.min(memory.map.slots() / 8).max(least);
+        let mut extents = memory.cache.extents(Part::Content).lock();
+        let head = extents
+            .allocate(memory.map, wanted, align)
+            .or_else(|| extents.allocate(memory.map, least, align));
+        drop(extents);
+        // Cached runs make way for the least.
+        let head =
+            head.or_else(|| memory.cache.take_fresh(memory, least, align, &[Part::Content]))?;
+        let run = memory.map.run(head);
+        let slots = run.slots.load(Relaxed) as usize;
+        run.window.open(memory.map.pages(head, slots), 0, 1);
+        run.set_kind(Kind::Arena);
+        let (start, pages) = (memory.map.address(head), memory.map.pages(head, slots));
+        // The first arena also holds talc's table of bins, which fits in a slot; for the later
+        // ones the first gap begins at the second slot exactly.
+        let skip = if talc.is_metadata_established() { SLOT - TAG_ROOM } else { 0 };
+        // Talc writes at both ends, and around the borders of the span to come.
+        if memory.engine.service() == Service::Lazy {
+            memory.engine.prefill(pages.prefix(usize::from(skip == 0)));
+            memory.engine.prefill(pages.skip(pages.count - 1));
+            self.ready_border(memory, head + 1);
+            self.ready_border(memory, head + 1 + span);
+        }
+        // SAFETY: the run is fresh, in nobody else's hands, and stays an arena for ever.
+        unsafe { talc.claim(start.add(skip), slots * SLOT - skip) }.map(|_| ())
     }
 
     /// The span's tag and the header of the gap behind it will be written around `slot`'s first
@@ -104,31 +142,6 @@ impl Arenas {
         // SAFETY: the caller's promise.
         unsafe { self.talc.release() }
     }
-}
-
-/// Gives talc one more arena, with room for a span of `slots`.
-fn claim(talc: &mut Talc<Manual, DefaultBinning>, memory: Memory<'_>, slots: usize) -> Option<()> {
-    let align = block_slots(memory);
-    // A slot for talc's own words before the first border, and one for the word at the end.
-    let least = (slots + 2).next_multiple_of(align);
-    let wanted = ARENA_SLOTS.min(memory.map.slots() / 8).max(least);
-    let mut extents = memory.cache.extents(Part::Content).lock();
-    let head = extents
-        .allocate(memory.map, wanted, align)
-        .or_else(|| extents.allocate(memory.map, least, align));
-    drop(extents);
-    // Cached runs make way for the least.
-    let head = head.or_else(|| memory.cache.take_fresh(memory, least, align, &[Part::Content]))?;
-    let run = memory.map.run(head);
-    let slots = run.slots.load(Relaxed) as usize;
-    run.window.open(memory.map.pages(head, slots), 0, 1);
-    run.set_kind(Kind::Arena);
-    let start = memory.map.address(head);
-    // The first arena also holds talc's table of bins, which fits in a slot; for the later
-    // ones the first gap begins at the second slot exactly.
-    let skip = if talc.is_metadata_established() { SLOT - TAG_ROOM } else { 0 };
-    // SAFETY: the run is fresh, in nobody else's hands, and stays an arena for ever.
-    unsafe { talc.claim(start.add(skip), slots * SLOT - skip) }.map(|_| ())
 }
 
 /// Slots that an arena's length and first slot are multiples of: whole huge pages fit, but in a
