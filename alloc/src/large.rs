@@ -1,11 +1,16 @@
 //! Large allocations: page runs of their own, kept for reuse with their pages.
 //!
 //! ```text
-//!   allocate ─▶ cached run of the bin ──────────────▶ handed out: present pages hold the content
-//!            └▶ free extent of the Region ──────────▶ handed out: all pages missing
-//!   free ────▶ refill what is present ─▶ cached ─ decay ─▶ pages to the pool or the kernel,
-//!                                                          slots to the free extents
+//!   allocate ─▶ cached run of the bin, or the beginning of a larger one ─▶ present pages hold
+//!            │                                                             what they have to
+//!            └▶ free extent of the Region's part ─▶ the predictor's pages ─▶ the rest is missing
+//!                                                   placed now
+//!   free ────▶ restore what is present ─▶ learn ─▶ thin out ─▶ cached ─ decay ─▶ pages to the
+//!                                                  pool or the kernel, slots to the free extents
 //! ```
+//!
+//! A run that came from calloc is zeroed when it is freed, and kept for the next calloc; malloc
+//! takes it only where there is no other, and fills it then.
 //!
 //! Sizes are rounded to four steps a doubling, in addresses only: what nobody touches is missing.
 

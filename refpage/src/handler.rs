@@ -101,12 +101,14 @@ impl Handler {
 
     /// Sleeps until there is a fault.
     fn sleep(&mut self, timeout_ms: u64) {
-        if let Err(errno) = self.channel.poll(Some(timeout_ms)) {
-            report::die_without_stderr(format_args!(
+        let before = vm::thread_cpu_ns();
+        match self.channel.poll(Some(timeout_ms)) {
+            Ok(true) => self.patience.woken(vm::thread_cpu_ns() - before),
+            Ok(false) => {}
+            Err(errno) => report::die_without_stderr(format_args!(
                 "cannot wait for faults: {errno}; memory could no longer be served"
-            ));
+            )),
         }
-        self.patience.slept();
     }
 
     /// Fills one more of the blocks that are wanted: false if all are, or there is no room.

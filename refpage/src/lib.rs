@@ -3,11 +3,12 @@
 //! # The nouns
 //!
 //! - **OS page**: what sysconf says, 4, 16 or 64 KiB. Here "page" alone means an OS page.
-//! - [`Region`]: the one big VMA. Never split.
+//! - [`Region`]: the one big reservation, a VMA for each of its two parts. Never split further.
 //! - **Page run**: contiguous pages of the Region that belong together; who divides the Region
 //!   into runs implements [`Runs`] and keeps a [`RunWindow`] for each.
 //! - [`Content`]: what an untouched byte reads as.
-//! - **Page pool** : pages that already hold their content, in VMAs of their own.
+//! - **Page pool** : pages that already hold their content, in VMAs of their own; **huge blocks**
+//!   are its 2 MiB pages, moved whole.
 //! - **Fault handler** : the thread that answers missing faults with a *window* of
 //!   pages from the pool.
 //! - [`Service`]: how content gets under the program's accesses in this process.

@@ -3,19 +3,22 @@
 //! To sleep and be woken costs CPU time on both sides, above all where a halted CPU has to be woken
 //! by an interrupt. Waiting awake saves that if a fault comes soon, and else costs what it lasted.
 //! So it is paid for from savings: a fault that came while the handler was awake earns what a
-//! sleep would have cost, waiting spends, and without savings there is no waiting. To earn
-//! something at all, a sleep is followed by a wait on credit; where those fail, only one sleep in
-//! so many is, so that what can be lost is a small part of what the sleeps cost anyway.
+//! sleep has cost lately, by the thread's own CPU clock; waiting spends, and without savings there
+//! is no waiting. To earn something at all, a sleep is followed by a wait on credit, for as long
+//! as a sleep costs; where those fail, only one sleep in so many is, so that what can be lost is a
+//! small part of what the sleeps cost anyway.
 
 use crate::sys::vm;
 
-/// Nanoseconds of CPU time that a sleep and a wake-up cost, both sides together: 45 us a fault
-/// with them, 25 without, measured on a virtual machine by random first touches. A CPU that needs
-/// less to wake up also brings the next fault sooner, and so is waited for less.
-const SLEEP: u64 = 24_000;
+/// A sleep costs the handler some CPU time, and whoever wakes it about as much.
+const SIDES: u64 = 2;
 
-/// Nanoseconds that may be saved up.
-const MOST: u64 = 4 * SLEEP;
+/// What a sleep is taken to cost at most, in nanoseconds: a preempted handler must not believe that
+/// it was expensive.
+const DEAREST: u64 = 30_000;
+
+/// Sleeps whose cost may be saved up.
+const MOST: u64 = 4;
 
 /// After a wait on credit that failed, so many sleeps are followed by none.
 const PROBE: u32 = 16;
@@ -27,6 +30,8 @@ const PAUSES: u32 = 8;
 #[derive(Debug)]
 pub struct Patience {
     savings: u64,
+    /// What a sleep has cost lately, in nanoseconds of CPU time of both sides.
+    sleep: u64,
     /// When the wait began that is going on.
     since: Option<u64>,
     /// Sleeps until the next wait on credit.
@@ -38,14 +43,15 @@ pub struct Patience {
 impl Patience {
     /// Nothing earned yet.
     pub fn new() -> Self {
-        Self { savings: 0, since: None, until_probe: 0, alone: vm::cpus() == 1 }
+        Self { savings: 0, sleep: 0, since: None, until_probe: 0, alone: vm::cpus() == 1 }
     }
 
     /// A fault came. If it came during a wait, that has saved a sleep.
     pub fn fault_came(&mut self) {
         if let Some(since) = self.since.take() {
             let waited = vm::now_ns().saturating_sub(since);
-            self.savings = (self.savings + SLEEP).saturating_sub(waited).min(MOST);
+            let earned = (self.savings + self.sleep).saturating_sub(waited);
+            self.savings = earned.min(MOST * self.sleep);
         }
     }
 
@@ -66,11 +72,12 @@ impl Patience {
         false
     }
 
-    /// The handler has slept, and was woken.
-    pub fn slept(&mut self) {
+    /// The handler has slept until a fault came, which took it `cpu` nanoseconds of CPU time.
+    pub fn woken(&mut self, cpu: u64) {
+        self.sleep = (self.sleep * 7 + (cpu * SIDES).min(DEAREST)) / 8;
         self.since = None;
         if self.until_probe == 0 {
-            self.savings = SLEEP;
+            self.savings = self.sleep;
         } else {
             self.until_probe -= 1;
         }
@@ -82,20 +89,20 @@ mod tests {
     use super::*;
 
     fn new() -> Patience {
-        Patience { savings: 0, since: None, until_probe: 0, alone: false }
+        Patience { savings: 0, sleep: 20_000, since: None, until_probe: 0, alone: false }
     }
 
     #[test]
     fn waiting_is_paid_for_by_what_it_saved() {
         let mut patience = new();
         assert!(!patience.wait(), "nothing saved");
-        patience.slept();
+        patience.woken(10_000);
         assert!(patience.wait(), "on credit");
         patience.fault_came();
-        assert!(patience.savings > SLEEP, "a fault during the wait earns");
+        assert!(patience.savings > 20_000, "a fault during the wait earns");
         let begin = vm::now_ns();
         while patience.wait() {}
-        assert!(vm::now_ns() - begin >= SLEEP, "what was earned is waited");
+        assert!(vm::now_ns() - begin >= 20_000, "what was earned is waited");
         assert!(!patience.wait(), "and spent");
     }
 
@@ -104,7 +111,7 @@ mod tests {
         let mut patience = new();
         let mut waits = 0;
         for _ in 0..10 * (PROBE + 1) {
-            patience.slept();
+            patience.woken(10_000);
             waits += u32::from(patience.wait());
             while patience.wait() {}
         }
@@ -112,8 +119,18 @@ mod tests {
     }
 
     #[test]
+    fn cheap_sleeps_are_not_avoided_for_long() {
+        let mut patience = new();
+        (0..100).for_each(|_| patience.woken(200));
+        assert!(patience.sleep < 1_000);
+        patience.since = Some(vm::now_ns());
+        patience.fault_came();
+        assert!(patience.savings < 5_000);
+    }
+
+    #[test]
     fn one_cpu_is_never_kept_busy() {
-        let mut patience = Patience { savings: MOST, alone: true, ..new() };
+        let mut patience = Patience { savings: 50_000, alone: true, ..new() };
         assert!(!patience.wait());
     }
 }
