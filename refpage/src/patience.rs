@@ -21,7 +21,7 @@ const DEAREST: u64 = 30_000;
 const MOST: u64 = 4;
 
 /// After a wait on credit that failed, so many sleeps are followed by none.
-const PROBE: u32 = 16;
+const PROBE: u32 = 64;
 
 /// Pauses of the CPU in a moment of waiting: not to take the channel's lock from those who fault.
 const PAUSES: u32 = 8;

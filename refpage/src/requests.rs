@@ -39,11 +39,13 @@ impl Engine {
     /// Puts content under the missing ones of `pages` now, by whole huge pages where they fit: for
     /// memory that is about to be used.
     pub fn prefill(&self, pages: Pages) {
-        let present = self.region().present();
         match self.service() {
             Service::Off => {}
-            Service::Lazy => self.place_dense(self.channel(), pages, Fresh::Content),
-            Service::Memset => {
+            Service::Lazy if self.serves(pages) => {
+                self.place_dense(self.channel(), pages, Fresh::Content);
+            }
+            Service::Lazy | Service::Memset => {
+                let present = self.region().present();
                 for stretch in present.stretches(pages, false) {
                     present.set(stretch);
                     self.fill_pages(stretch, self.content());
@@ -51,6 +53,12 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Whether the channel can put pages in place there: not in the zero part on a kernel that
+    /// knows no move targets.
+    fn serves(&self, pages: Pages) -> bool {
+        self.movable_pool().is_some() || !self.region().in_zero_part(pages.first)
     }
 
     /// As [`prefill`](Self::prefill), for memory that is used page by page: the 2 MiB blocks that
@@ -72,7 +80,7 @@ impl Engine {
 
     /// With `lazy`: puts zeros under the missing ones of `pages`, which are about to be used.
     pub fn prefill_zeros(&self, pages: Pages) {
-        if self.service() == Service::Lazy {
+        if self.service() == Service::Lazy && self.serves(pages) {
             self.place_dense(self.channel(), pages, Fresh::Zero);
         }
     }
