@@ -11,7 +11,7 @@ use core::alloc::Layout;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use refpage::sys::lock::Mutex;
-use refpage::{Pages, Service};
+use refpage::{Fresh, Pages, Service};
 use talc::DefaultBinning;
 use talc::base::Talc;
 use talc::source::Manual;
@@ -91,7 +91,10 @@ impl Arenas {
             head.or_else(|| memory.cache.take_fresh(memory, least, align, &[Part::Content]))?;
         let run = memory.map.run(head);
         let slots = run.slots.load(Relaxed) as usize;
-        run.window.open(memory.map.pages(head, slots), 0, 1);
+        // Faults of talc's are answered one page at a time: spans come and go around them.
+        run.window.open(memory.map.pages(head, 1), 0, 1);
+        // What an older kernel could not drop, because it is locked in memory, may be zeros.
+        memory.engine.convert(memory.map.pages(head, slots), Fresh::Content);
         run.set_kind(Kind::Arena);
         let (start, pages) = (memory.map.address(head), memory.map.pages(head, slots));
         // The first arena also holds talc's table of bins, which fits in a slot; for the later
@@ -112,8 +115,12 @@ impl Arenas {
     /// byte: two pages put in place now are cheaper than two faults under the lock. Only where the
     /// kernel refuses to put a page over one that is there.
     fn ready_border(&self, memory: Memory<'_>, slot: usize) {
-        let arena =
-            |slot| memory.map.head(slot).is_some_and(|h| memory.map.run(h).kind() == Kind::Arena);
+        let arena = |slot| {
+            memory
+                .map
+                .head(slot)
+                .is_some_and(|h| h < slot && memory.map.run(h).kind() == Kind::Arena)
+        };
         if memory.engine.service() == Service::Lazy && slot < memory.map.slots() && arena(slot) {
             let border = memory.map.pages(slot, 1).first;
             self.ready(memory, Pages { first: border - 1, count: 2 });

@@ -7,7 +7,7 @@
 //!                   └─ more than the peak, oldest ───┴─▶ a run's slots to the free extents
 //! ```
 //!
-//! Cached pages hold the content. What they may amount to is set by what the program itself has
+//! Cached pages hold the content, or zeros where they came from calloc. What they may amount to is set by what the program itself has
 //! needed: up to its peak, keeping memory costs none that was not needed already.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -142,9 +142,9 @@ impl RunCache {
         let other = memory.map.run(rest);
         run.slots.store(kept as u32, Relaxed);
         other.slots.store((all - kept) as u32, Relaxed);
+        other.renew();
         other.zeros.store(zeros, Relaxed);
         other.dirty.store(run.dirty.load(Relaxed), Relaxed);
-        other.waste.store(0, Relaxed);
         other.window.open(memory.map.pages(rest, all - kept), 0, 1);
         other.set_kind(Kind::Moving);
         memory.map.assign(rest, all - kept);
@@ -240,7 +240,7 @@ impl RunCache {
         part: Part,
     ) -> Option<usize> {
         let head = self.extents(part).lock().allocate(memory.map, slots, align)?;
-        memory.map.run(head).zeros.store(false, Relaxed);
+        memory.map.run(head).renew();
         Some(head)
     }
 
@@ -258,7 +258,7 @@ impl RunCache {
             for &part in parts {
                 let found = self.extents(part).lock().allocate(memory.map, slots, align);
                 if let Some(head) = found {
-                    memory.map.run(head).zeros.store(false, Relaxed);
+                    memory.map.run(head).renew();
                     return Some(head);
                 }
             }

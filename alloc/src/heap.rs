@@ -325,7 +325,7 @@ pub(crate) fn fill_what_is_missing(heap: &Heap) {
         };
         let slots = run.slots.load(Relaxed) as usize;
         let zero = run.window.zero_pages();
-        if matches!(run.kind(), Kind::Large | Kind::Cached | Kind::Span | Kind::EmptySpan) {
+        if !matches!(run.kind(), Kind::None | Kind::Free | Kind::Moving) {
             heap.engine.learn_missing(heap.map.pages(slot, slots));
         }
         match run.kind() {

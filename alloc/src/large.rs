@@ -69,6 +69,11 @@ impl Large {
                 None => return core::ptr::null_mut(),
             },
         };
+        if cached.is_none() {
+            // What an older kernel could not drop, because it is locked in memory.
+            memory.engine.convert(memory.pages(head), fresh);
+            memory.map.run(head).zeros.store(zeroed, Relaxed);
+        }
         self.open(memory, head, size, fresh);
         if cached.is_none() {
             memory.cache.account(|usage| usage.add(size));
@@ -161,7 +166,7 @@ impl Large {
     /// Frees the large allocation at `address`; ends the process if there is none.
     pub fn free(&self, memory: Memory<'_>, address: usize) {
         let head = self.claim(memory, address);
-        self.retire(memory, head);
+        self.retire(memory, head, true);
         if memory.engine.service() != Service::Lazy {
             memory.cache.purge_if_due(memory);
         }
@@ -176,6 +181,7 @@ impl Large {
                 if memory.map.address(head) as usize == address
                     && memory.map.run(head).change_kind(Kind::Large, Kind::Moving) =>
             {
+                memory.engine.let_handler_finish(memory.pages(head));
                 head
             }
             _ => misuse::bad_free(memory.map, address),
@@ -184,17 +190,26 @@ impl Large {
 
     /// Puts a run that was live into the cache, its content restored; zeros, if it came from calloc
     /// and has not grown: the next of its size will likely do so, too.
-    fn retire(&self, memory: Memory<'_>, head: usize) {
+    /// What it was used for is learnt unless its pages have moved on.
+    fn retire(&self, memory: Memory<'_>, head: usize, learn: bool) {
         let run = memory.map.run(head);
         let slots = run.slots.load(Relaxed) as usize;
-        self.learn_zeroed(memory, head);
+        let known = self.learn_zeroed(memory, head);
         let size = run.size.load(Relaxed);
         let fresh = held_by(run);
         // What lies behind the bytes asked for was never handed out.
         let used = memory.engine.region().pages_of(memory.map.address(head) as usize, size);
-        let touched = memory.engine.refill(used, fresh);
-        self.predictor.learn(slots, fresh, touched.prefix);
-        self.thin_out(memory, head, fresh, touched);
+        let touched = if known {
+            memory.engine.refill(used, fresh)
+        } else {
+            // Missing, they read as zero without anyone's help.
+            memory.engine.forget(used);
+            Touched::default()
+        };
+        if learn && known {
+            self.predictor.learn(slots, fresh, touched.prefix);
+            self.thin_out(memory, head, fresh, touched);
+        }
         memory.cache.keep(memory, head, Kind::Cached, Some(size));
     }
 
@@ -216,7 +231,7 @@ impl Large {
         let waste = if faulted || touched.pages * 2 > present {
             0
         } else {
-            run.waste.load(Relaxed) + (present - touched.pages) as u32
+            run.waste.load(Relaxed).saturating_add((present - touched.pages) as u32)
         };
         run.waste.store(waste, Relaxed);
         let spare = pages.skip(touched.pages * 2);
@@ -235,8 +250,8 @@ impl Large {
     }
 
     /// Under `memset`, and in the zero part, the kernel itself populated what is zero: finds out
-    /// which pages.
-    fn learn_zeroed(&self, memory: Memory<'_>, head: usize) {
+    /// which pages. False if that cannot be found out.
+    fn learn_zeroed(&self, memory: Memory<'_>, head: usize) -> bool {
         let window = &memory.map.run(head).window;
         let zero = window.zero_pages();
         let natively = match memory.engine.service() {
@@ -244,8 +259,15 @@ impl Large {
             Service::Lazy => part_of(memory, head) == Part::Zero,
             Service::Off => false,
         };
-        if zero > 0 && natively {
-            memory.engine.learn_present(window.pages().prefix(zero));
+        zero == 0 || !natively || memory.engine.learn_present(window.pages().prefix(zero))
+    }
+
+    /// As [`learn_zeroed`](Self::learn_zeroed), for a run that keeps its bytes: what cannot be found
+    /// out counts as present.
+    fn assume_zeroed(&self, memory: Memory<'_>, head: usize) {
+        if !self.learn_zeroed(memory, head) {
+            let window = &memory.map.run(head).window;
+            memory.engine.region().present().set(window.pages().prefix(window.zero_pages()));
         }
     }
 
@@ -279,7 +301,7 @@ impl Large {
         let to = self.move_to(memory, head, slots, size);
         match to {
             Some(to) => {
-                self.retire(memory, head);
+                self.retire(memory, head, false);
                 to
             }
             None => {
@@ -310,7 +332,7 @@ impl Large {
         let run = memory.map.run(head);
         run.size.store(new, Relaxed);
         memory.cache.account(|usage| usage.live_bytes = usage.live_bytes + new - old);
-        self.learn_zeroed(memory, head);
+        self.assume_zeroed(memory, head);
         let region = memory.engine.region();
         let base = memory.map.address(head) as usize;
         let kept = region.pages_of(base, new.min(old));
@@ -356,7 +378,7 @@ impl Large {
         let from = memory.map.address(head);
         let off = memory.engine.service() == Service::Off;
         let src = region.pages_of(from as usize, old_size);
-        self.learn_zeroed(memory, head);
+        self.assume_zeroed(memory, head);
         let present = region.present().count(src);
         let wanted = Wanted { size: old_size, slots, fresh: Fresh::Content, expected: present };
         let copies = off || present < MOVE_FROM;
@@ -389,6 +411,10 @@ impl Large {
             // may have stayed.
             memory.engine.convert(pages.prefix(zero), Fresh::Zero);
             memory.engine.relocate(Pages { first: pages.first, count: src.count }, src);
+            if part_of(memory, to) == Part::Zero {
+                // There, what stayed missing would read as zero.
+                memory.engine.provide(Pages::span(pages.first + zero, pages.first + src.count));
+            }
             if old.size.load(Relaxed) > old_size {
                 restore_page_from(memory, start as usize + old_size);
             }

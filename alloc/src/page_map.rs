@@ -107,6 +107,14 @@ pub struct Run {
 }
 
 impl Run {
+    /// Forgets what a former run at this slot was used for.
+    pub fn renew(&self) {
+        self.zeros.store(false, Relaxed);
+        self.waste.store(0, Relaxed);
+        self.thinned.store(0, Relaxed);
+        self.saved.store(0, Relaxed);
+    }
+
     /// Its state.
     #[inline]
     pub fn kind(&self) -> Kind {

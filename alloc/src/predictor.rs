@@ -12,6 +12,7 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use refpage::{Fresh, Pages};
 
+use crate::books::{Part, part_of};
 use crate::cache::Memory;
 use crate::extents::{BINS, bin_of};
 use crate::page_map::Kind;
@@ -110,7 +111,10 @@ impl Predictor {
         let Some(bin) = self.bin(slots, fresh).filter(|_| fresh == Fresh::Content) else { return };
         let Some(last) = (bin.last.swap(0, Relaxed) as usize).checked_sub(1) else { return };
         let run = memory.map.run(last);
-        if run.kind() != Kind::Large || run.slots.load(Relaxed) as usize != slots {
+        if run.kind() != Kind::Large
+            || run.slots.load(Relaxed) as usize != slots
+            || part_of(memory, last) == Part::Zero
+        {
             return;
         }
         let pages = memory.pages(last);

@@ -1,7 +1,7 @@
 //! The engine: one Region, its pool and its fault channel, behind the calls an allocator makes.
 
 use core::fmt;
-use core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
 use rustix::io::{Errno, Result};
 
@@ -75,6 +75,8 @@ pub struct Engine {
     channel: AtomicI32,
     inode: AtomicU64,
     features: AtomicU64,
+    /// The page whose fault the handler is answering, plus one; 0 between faults.
+    serving: AtomicUsize,
     counters: Counters,
 }
 
@@ -124,6 +126,7 @@ impl Engine {
             channel: AtomicI32::new(-1),
             inode: AtomicU64::new(0),
             features: AtomicU64::new(0),
+            serving: AtomicUsize::new(0),
             counters: Counters::default(),
         })
     }
@@ -228,6 +231,21 @@ impl Engine {
         HUGE >> self.region.page_shift()
     }
 
+    pub(crate) fn set_serving(&self, page: Option<usize>) {
+        self.serving.store(page.map_or(0, |page| page + 1), Ordering::SeqCst);
+    }
+
+    /// Waits while the handler answers a fault on one of `pages`, which the caller is about to make
+    /// something else of. A thread that waits for a page may be gone before it is there: a signal
+    /// handler can leave the place by longjmp. The handler waits for nobody, so this ends.
+    pub fn let_handler_finish(&self, pages: Pages) {
+        while let Some(page) = self.serving.load(Ordering::SeqCst).checked_sub(1)
+            && pages.contains(page)
+        {
+            rustix::thread::sched_yield();
+        }
+    }
+
     pub(crate) fn runs(&self) -> &'static dyn Runs {
         self.runs
     }
@@ -286,6 +304,7 @@ impl Engine {
         if self.service() != Service::Lazy {
             return;
         }
+        self.set_serving(None);
         if inherited.inode() == self.inode.load(Ordering::Relaxed) {
             inherited.close();
         }

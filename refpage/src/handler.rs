@@ -11,7 +11,7 @@ use rustix::io::Result;
 
 use crate::bits::Pages;
 use crate::engine::Engine;
-use crate::huge::Settled;
+use crate::huge::{HUGE, Settled};
 use crate::patience::Patience;
 use crate::place::{Fresh, Supply};
 use crate::sys::thread::{self, Stack};
@@ -114,7 +114,8 @@ impl Handler {
     /// Fills one more of the blocks that are wanted: false if all are, or there is no room.
     fn fill_ahead(&mut self) -> bool {
         let Some(pool) = self.engine.movable_pool() else { return false };
-        if pool.huge.ready() >= self.wanted {
+        if pool.huge.ready() >= self.wanted || pool.room() < HUGE {
+            self.wanted = 0;
             return false;
         }
         let Some(block) = pool.huge.make(self.engine.content()) else {
@@ -146,7 +147,9 @@ impl Handler {
                 continue;
             }
             if let Some(place) = served.get_mut(i) {
+                self.engine.set_serving(Some(page));
                 *place = self.serve(page);
+                self.engine.set_serving(None);
             }
         }
         count > 0

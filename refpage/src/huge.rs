@@ -169,7 +169,10 @@ impl HugeBlocks {
             Settled::Gone => EMPTY,
             Settled::Broken => {
                 // SAFETY: the block is in the caller's hands, and its content can be made again.
-                let _ = unsafe { vm::advise(block.start, HUGE, rustix::mm::Advice::LinuxDontNeed) };
+                if unsafe { vm::drop_pages(block.start, HUGE) }.is_err() {
+                    // Locked in memory: what it holds must not be taken for anything else.
+                    return;
+                }
                 EMPTY
             }
             Settled::Filled => {

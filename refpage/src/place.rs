@@ -6,7 +6,6 @@
 //! kernel.
 
 use rustix::io::Errno;
-use rustix::mm::Advice;
 
 use crate::bits::Pages;
 use crate::content::Content;
@@ -70,7 +69,7 @@ pub enum Supply {
 
 impl Engine {
     /// Puts pages in place where they are missing: all of `pages` are present afterwards, unless
-    /// the channel is gone, in which case they are left to the handler.
+    /// the channel is gone, in which case they are left to the handler, where there is one.
     pub(crate) fn place(&self, channel: Channel, pages: Pages, fresh: Fresh) {
         if let Some(blocks) = self.blocks() {
             blocks.note_tables(pages);
@@ -147,8 +146,13 @@ impl Engine {
                 }
                 Some(Errno::NOENT) if len > 1 << shift => most = 1 << shift,
                 // The process is going, or the program closed the number that was ours: faults
-                // on these pages are still the handler's.
-                Some(Errno::SRCH | Errno::BADF | Errno::NOTTY) => return,
+                // on these pages are still the handler's, but in the zero part there are none.
+                Some(Errno::SRCH | Errno::BADF | Errno::NOTTY) => {
+                    if fresh == Fresh::Content && self.region().in_zero_part(rest.first) {
+                        self.fill_pages(rest, self.content());
+                    }
+                    return;
+                }
                 Some(Errno::AGAIN | Errno::NOMEM | Errno::INTR) if tries < TRIES => {
                     rustix::thread::sched_yield();
                 }
@@ -324,14 +328,14 @@ impl Engine {
         let start = self.region().address(block.first);
         let len = block.count << self.region().page_shift();
         // SAFETY: the block holds nothing. Only the handler puts pages into a run that is in use.
-        let dropped = unsafe { vm::advise(start, len, Advice::LinuxDontNeed) }.is_ok();
+        let dropped = unsafe { vm::drop_pages(start, len) }.is_ok();
         if dropped {
             blocks.note_dropped(block);
         }
         dropped
     }
 
-    /// Gives pages that hold their content back to the kernel.
+    /// Gives pages back to the kernel, whatever they hold.
     pub(crate) fn discard(&self, pages: Pages) {
         if pages.count == 0 {
             return;
@@ -340,8 +344,8 @@ impl Engine {
         let shift = self.region().page_shift();
         let start = self.region().address(pages.first);
         // SAFETY: the pages belong to a free run; nobody needs what they hold.
-        let dropped = unsafe { vm::advise(start, pages.count << shift, Advice::LinuxDontNeed) };
-        // Locked memory cannot be dropped: it stays where it is, with its content.
+        let dropped = unsafe { vm::drop_pages(start, pages.count << shift) };
+        // What cannot be dropped stays where it is, as it is.
         if dropped.is_ok() {
             self.region().present().clear(pages);
             if let Some(blocks) = self.blocks() {

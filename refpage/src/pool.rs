@@ -130,7 +130,7 @@ impl Pool {
         {
             let (start, len) = (shard.address(pages.first), pages.count * vm::page_size());
             // SAFETY: claimed pages are the caller's alone, and free.
-            if unsafe { vm::advise(start, len, Advice::LinuxDontNeed) }.is_err() {
+            if unsafe { vm::drop_pages(start, len) }.is_err() {
                 // Locked in memory: they stay, and are as good as before.
                 shard.deposit(pages);
                 break;

@@ -16,7 +16,7 @@ use crate::sys::vm;
 
 /// The zero part is a quarter of a Region of this many bytes or more. A smaller one has none: it
 /// was made under a limit on address space, and each part could run out while the other has room.
-const DIVIDED_FROM: usize = 1 << 32;
+const DIVIDED_FROM: usize = 64 << 30;
 
 /// Reserved address space in OS pages: one VMA for each part, whatever happens.
 #[derive(Debug)]

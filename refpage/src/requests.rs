@@ -153,47 +153,53 @@ impl Engine {
         }
     }
 
-    /// Learns which of `pages` the kernel itself populated.
-    pub fn learn_present(&self, pages: Pages) {
+    /// Learns which of `pages` the kernel itself populated. False if that cannot be found out:
+    /// without /proc, or in a process that is not dumpable.
+    pub fn learn_present(&self, pages: Pages) -> bool {
         let present = self.region().present();
-        let Some(unknown) = present.next_stretch(pages, false) else { return };
-        // Not knowing is answered on the safe side.
-        self.ask_kernel(Pages::span(unknown.first, pages.end()), true, |page, populated| {
+        let Some(unknown) = present.next_stretch(pages, false) else { return true };
+        self.ask_kernel(Pages::span(unknown.first, pages.end()), |page, populated| {
             if populated {
                 present.set(page);
             }
-        });
+        })
+    }
+
+    /// Gives pages of the zero part, or of a kernel's own, back whether they are known or not.
+    pub fn forget(&self, pages: Pages) {
+        self.discard(pages);
     }
 
     /// Learns which of `pages` are missing though somebody was about to put them in place: for a
     /// child, where that somebody is no more.
     pub fn learn_missing(&self, pages: Pages) {
-        self.ask_kernel(pages, false, |page, populated| {
+        // Without knowing better, what is noted is more likely right than wrong.
+        let _ = self.ask_kernel(pages, |page, populated| {
             if !populated {
                 self.region().present().clear(page);
             }
         });
     }
 
-    /// Calls `tell` for each page with whether it is populated, `unknown` if that cannot be read.
-    fn ask_kernel(&self, pages: Pages, unknown: bool, tell: impl Fn(Pages, bool)) {
+    /// Calls `tell` for each page with whether it is populated. False if that cannot be read; then
+    /// not all of them were told.
+    fn ask_kernel(&self, pages: Pages, tell: impl Fn(Pages, bool)) -> bool {
         const BATCH: usize = 1024;
-        let pagemap = Pagemap::open();
+        let Ok(pagemap) = Pagemap::open() else { return false };
         let mut rest = pages;
         while rest.count > 0 {
             let batch = rest.prefix(BATCH);
-            let mut populated = [unknown; BATCH];
+            let mut populated = [false; BATCH];
             let out = populated.get_mut(..batch.count).unwrap_or_default();
-            let start = self.region().address(batch.first);
-            let known = pagemap.as_ref().map_err(|e| *e).and_then(|map| map.populated(start, out));
-            if known.is_err() {
-                out.fill(unknown);
+            if pagemap.populated(self.region().address(batch.first), out).is_err() {
+                return false;
             }
             for (first, &mut populated) in (batch.first..).zip(out) {
                 tell(Pages { first, count: 1 }, populated);
             }
             rest = rest.skip(batch.count);
         }
+        true
     }
 
     /// Takes what the present pages of `src` hold to the same places in `dst`, whose pages are
@@ -218,19 +224,22 @@ impl Engine {
             && src.count == per_block
             && dst.first.is_multiple_of(per_block)
             && self.takes_huge(dst.first);
-        if let Some(blocks) = self.blocks() {
-            blocks.forget_huge(src);
-            if whole {
-                blocks.note_huge(dst);
-            } else {
-                blocks.note_tables(dst);
-            }
+        if let Some(blocks) = self.blocks().filter(|_| !whole) {
+            blocks.note_tables(dst);
         }
         self.region().present().set(dst);
         let moved = match self.movable_pool() {
             Some(_) => self.channel().move_pages(to, from, len, Holes::Skip).done,
             None => 0,
         };
+        if let Some(blocks) = self.blocks() {
+            blocks.forget_huge(src);
+            if whole && moved == len {
+                blocks.note_huge(dst);
+            } else {
+                blocks.note_tables(dst);
+            }
+        }
         let gone = src.prefix(moved >> self.region().page_shift());
         self.counters().relocated.add(gone.count);
         self.region().present().clear(gone);
@@ -251,7 +260,7 @@ impl Engine {
         }
     }
 
-    fn fill_pages(&self, pages: Pages, content: Content) {
+    pub(crate) fn fill_pages(&self, pages: Pages, content: Content) {
         let start = self.region().address(pages.first);
         // SAFETY: the caller's pages, which lie in the Region.
         unsafe { content.fill(start, pages.count << self.region().page_shift()) };

@@ -312,7 +312,7 @@ fn the_zero_part_reads_as_zero_without_faults_and_takes_content_when_asked() {
     if Fixture::lazy().is_none() {
         return;
     }
-    let f = Fixture::with_region(Service::Lazy, 8 << 30);
+    let f = Fixture::with_region(Service::Lazy, 64 << 30);
     let zero = f.engine.region().zero_part();
     assert!(zero.count > 0 && f.engine.region().in_zero_part(zero.first));
     let run = Pages { first: zero.first + 512, count: 300 };

@@ -152,6 +152,22 @@ impl ForkFlag {
     }
 }
 
+/// Drops pages, also such as are locked in memory (Linux 5.18+): they are missing afterwards.
+///
+/// # Errors
+/// What madvise said: INVAL for locked pages on an older kernel.
+///
+/// # Safety
+/// The range lies in a mapping of ours, and nobody needs what it holds.
+pub unsafe fn drop_pages(start: *mut u8, len: usize) -> Result<()> {
+    // SAFETY: the caller's promise.
+    match unsafe { advise(start, len, Advice::LinuxDontNeed) } {
+        // SAFETY: as above.
+        Err(Errno::INVAL) => unsafe { advise(start, len, Advice::LinuxDontneedLocked) },
+        result => result,
+    }
+}
+
 /// Reads words of this process that may be protected, gone, or written meanwhile. None if one of
 /// them cannot be read, or the system call is not allowed.
 pub fn read_words<const N: usize>(addresses: [usize; N]) -> Option<[u64; N]> {
