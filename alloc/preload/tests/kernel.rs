@@ -39,4 +39,6 @@ for_each_service! {
     thread_stack_in_fresh_memory => |service| check("thread-stack", service);
     access_from_outside_to_fresh_memory => |service| check("remote-access", service);
     memory_that_the_program_locks_and_protects => |service| check("locked-and-protected", service);
+    a_heap_that_is_locked_in_memory => |service| check("locked-heap", service);
+    faults_that_signals_interrupt => |service| check("faults-under-signals", service);
 }

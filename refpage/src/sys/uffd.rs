@@ -68,9 +68,9 @@ impl Features {
 /// Which events a range raises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Watch {
-    /// Missing pages raise a fault: the Region.
+    /// Missing pages raise a fault: the Region's content part.
     Missing,
-    /// Nothing is raised, but pages may be moved in: the pool.
+    /// Nothing is raised, but pages may be moved in: the pool, and the Region's zero part.
     MoveTarget,
 }
 

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 
@@ -344,6 +345,53 @@ static void locked_and_protected(void) {
     }
 }
 
+/* Blocks of many sizes from malloc and calloc, grown, freed and used again: each byte is what it has to be. */
+static void use_in_turn(int rounds) {
+    static const size_t sizes[] = {70000, 1500000, 4096000, 5 * MIB, 9000000};
+    uint64_t state = 7;
+    for (int round = 0; round < rounds; round++)
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            size_t size = sizes[i], more = size + size / 2;
+            unsigned char *filled = need(malloc(size)), *zeroed = need(calloc(1, size));
+            EXPECT_PATTERN(filled, size, "malloc");
+            EXPECT_BYTES(zeroed, size, 0, "calloc");
+            scribble(zeroed, round % 2 ? size : size / 3, &state);
+            memset(filled, 'f', size);
+            filled = need(realloc(filled, more));
+            EXPECT_BYTES(filled, size, 'f', "the old part of a block that grew");
+            EXPECT_PATTERN(filled + size, more - size, "the new part of a block that grew");
+            zeroed = need(realloc(zeroed, more));
+            EXPECT_PATTERN(zeroed + size, more - size, "the new part of a calloc block that grew");
+            free(filled);
+            if (round % 3 == 0)
+                malloc_trim(0);
+            free(zeroed);
+            if (round % 4 == 1)
+                malloc_trim(0);
+        }
+}
+
+/* Nothing that is freed can be dropped without ado. */
+static void locked_heap(void) {
+    if (mlockall(MCL_CURRENT | MCL_FUTURE) != 0)
+        dprintf(2, "skipped in part: mlockall: %s\n", strerror(errno));
+    use_in_turn(8);
+}
+
+static void count_alarm(int signal) {
+    (void)signal;
+}
+
+/* A thread that waits for a page is taken out of its wait, and comes back to it. */
+static void faults_under_signals(void) {
+    struct sigaction action = {.sa_handler = count_alarm, .sa_flags = SA_RESTART};
+    CHECK(sigaction(SIGALRM, &action, NULL) == 0);
+    struct itimerval often = {{0, 200}, {0, 200}}, never = {{0, 0}, {0, 0}};
+    CHECK(setitimer(ITIMER_REAL, &often, NULL) == 0);
+    use_in_turn(6);
+    CHECK(setitimer(ITIMER_REAL, &never, NULL) == 0);
+}
+
 int main(int argc, char **argv) {
     static const struct behaviour behaviours[] = {
         {"read-from-file", read_from_file},
@@ -359,6 +407,8 @@ int main(int argc, char **argv) {
         {"thread-stack", thread_stack},
         {"remote-access", remote_access},
         {"locked-and-protected", locked_and_protected},
+        {"locked-heap", locked_heap},
+        {"faults-under-signals", faults_under_signals},
     };
     return RUN_BEHAVIOUR(behaviours);
 }
