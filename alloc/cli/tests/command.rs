@@ -1,9 +1,11 @@
 //! The `refpage` binary as a user meets it: its exit codes, its one-line errors, and programs that
 //! run under it.
 
+use std::ffi::OsStr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::LazyLock;
 
 use refpage_alloc::options::TABLE;
 
@@ -34,13 +36,23 @@ fn fails(arguments: &[&str], code: i32, part: &str) {
     assert_eq!(stdout(&output), "");
 }
 
-/// Whether the library is built; a test that needs it says that it is skipped.
-fn library_is_there(test: &str) -> bool {
-    let there = Path::new(BINARY).with_file_name("librefpage.so").is_file();
-    if !there {
-        println!("skipped: {test}: no librefpage.so beside the binary (cargo build makes it)");
-    }
-    there
+/// Has cargo build the library that `refpage run` preloads: testing this package alone does not.
+fn build_the_library() {
+    static BUILT: LazyLock<()> = LazyLock::new(|| {
+        let profile_dir = Path::new(BINARY).parent().expect("target/<profile>/refpage");
+        let profile = match profile_dir.file_name().and_then(OsStr::to_str) {
+            Some("debug") => "dev",
+            Some(name) => name,
+            None => panic!("{} names no profile", profile_dir.display()),
+        };
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "-p", "refpage-preload", "--profile", profile]);
+        build.args(["--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")]);
+        build.arg("--target-dir").arg(profile_dir.parent().expect("target"));
+        let built = build.status().expect("cargo runs");
+        assert!(built.success(), "{build:?}: {built}");
+    });
+    LazyLock::force(&BUILT);
 }
 
 #[test]
@@ -126,50 +138,44 @@ fn doctor_says_when_the_environment_asks_for_less() {
 
 #[test]
 fn a_program_that_cannot_be_run_gets_the_code_of_a_shell() {
-    if library_is_there("a_program_that_cannot_be_run_gets_the_code_of_a_shell") {
-        fails(&["run", "--", "/nonexistent/program"], 127, "not found");
-        fails(&["run", "--", "no-such-program-on-any-path"], 127, "not found");
-        fails(&["run", "--", "/etc/passwd"], 126, "cannot execute");
-    }
+    build_the_library();
+    fails(&["run", "--", "/nonexistent/program"], 127, "not found");
+    fails(&["run", "--", "no-such-program-on-any-path"], 127, "not found");
+    fails(&["run", "--", "/etc/passwd"], 126, "cannot execute");
 }
 
 #[test]
 fn exit_status_and_signals_are_the_programs_own() {
-    if library_is_there("exit_status_and_signals_are_the_programs_own") {
-        assert_eq!(refpage(&["run", "true"]).status.code(), Some(0));
-        assert_eq!(refpage(&["run", "--", "sh", "-c", "exit 7"]).status.code(), Some(7));
-        assert_eq!(refpage(&["run", "sh", "-c", "exit 7"]).status.code(), Some(7));
-        assert_eq!(refpage(&["run", "--", "sh", "-c", "kill -TERM $$"]).status.signal(), Some(15));
-    }
+    build_the_library();
+    assert_eq!(refpage(&["run", "true"]).status.code(), Some(0));
+    assert_eq!(refpage(&["run", "--", "sh", "-c", "exit 7"]).status.code(), Some(7));
+    assert_eq!(refpage(&["run", "sh", "-c", "exit 7"]).status.code(), Some(7));
+    assert_eq!(refpage(&["run", "--", "sh", "-c", "kill -TERM $$"]).status.signal(), Some(15));
 }
 
 #[test]
 fn the_program_sees_the_flags_after_what_was_set_already() {
-    if library_is_there("the_program_sees_the_flags_after_what_was_set_already") {
-        let mut command = Command::new(BINARY);
-        command.args(["run", "--pattern", "0x55", "--service", "memset", "--stats", "env"]);
-        let output = command.env("REFPAGE_OPTIONS", "pool=1M").output().unwrap();
-        let expected = "REFPAGE_OPTIONS=pool=1M:service=memset:pattern=0x55:stats=1";
-        assert!(stdout(&output).lines().any(|line| line == expected), "{}", stdout(&output));
-        assert!(stderr(&output).contains("memset"), "no statistics: {}", stderr(&output));
-    }
+    build_the_library();
+    let mut command = Command::new(BINARY);
+    command.args(["run", "--pattern", "0x55", "--service", "memset", "--stats", "env"]);
+    let output = command.env("REFPAGE_OPTIONS", "pool=1M").output().unwrap();
+    let expected = "REFPAGE_OPTIONS=pool=1M:service=memset:pattern=0x55:stats=1";
+    assert!(stdout(&output).lines().any(|line| line == expected), "{}", stdout(&output));
+    assert!(stderr(&output).contains("memset"), "no statistics: {}", stderr(&output));
 }
 
 #[test]
 fn statistics_go_to_the_file_that_was_named_from_here() {
-    if library_is_there("statistics_go_to_the_file_that_was_named_from_here") {
-        let name = format!("refpage-stats-{}.json", std::process::id());
-        let directory = std::env::temp_dir();
-        let mut command = Command::new(BINARY);
-        // The program leaves the directory, the file must not. A shell would end without atexit.
-        command
-            .args(["run", "--stats-json", &name, "env", "-C", "/", "ls"])
-            .current_dir(&directory);
-        assert!(command.output().unwrap().status.success());
-        let text = std::fs::read_to_string(directory.join(&name)).unwrap();
-        std::fs::remove_file(directory.join(&name)).unwrap();
-        assert!(text.trim_start().starts_with('{'), "{text}");
-    }
+    build_the_library();
+    let name = format!("refpage-stats-{}.json", std::process::id());
+    let directory = std::env::temp_dir();
+    let mut command = Command::new(BINARY);
+    // The program leaves the directory, the file must not. A shell would end without atexit.
+    command.args(["run", "--stats-json", &name, "env", "-C", "/", "ls"]).current_dir(&directory);
+    assert!(command.output().unwrap().status.success());
+    let text = std::fs::read_to_string(directory.join(&name)).unwrap();
+    std::fs::remove_file(directory.join(&name)).unwrap();
+    assert!(text.trim_start().starts_with('{'), "{text}");
 }
 
 #[test]
