@@ -62,7 +62,7 @@ extern "C" fn run(arg: *mut c_void) -> c_int {
     let mut look = FIRST_LOOK;
     let mut due = vm::now_ms() + look;
     loop {
-        if handler.answer_while_they_come() {
+        if handler.answer_while_they_come(due) {
             look = FIRST_LOOK;
         }
         let now = vm::now_ms();
@@ -83,14 +83,17 @@ struct Handler {
 }
 
 impl Handler {
-    /// Answers what is pending, and what comes while it is worth waiting awake. Whether there was
-    /// anything.
-    fn answer_while_they_come(&mut self) -> bool {
+    /// Answers what is pending, and what comes while it is worth waiting awake, until `due` in
+    /// milliseconds: memory is given back also while there is no rest. Whether there was anything.
+    fn answer_while_they_come(&mut self, due: u64) -> bool {
         let mut any = false;
         loop {
             if self.answer() {
                 any = true;
                 self.patience.fault_came();
+                if vm::now_ms() >= due {
+                    return any;
+                }
             } else if self.fill_ahead() {
                 // Filling a block takes as long as ten faults: look again after each.
             } else if !self.patience.wait() {
