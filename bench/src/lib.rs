@@ -13,6 +13,11 @@
 //!
 //! Each checks what it reads: a byte that is not what it should be ends the benchmark. The first two
 //! know wall times of one thread only.
+//!
+//! What the comparisons share with `pdfium-harness`: [`stats`], and where [`libraries`] lie.
+
+pub mod libraries;
+pub mod stats;
 
 /// Panics unless every byte is `value`: benchmarks call it outside their timed parts.
 pub fn assert_all(bytes: &[u8], value: u8) {

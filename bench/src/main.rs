@@ -30,7 +30,6 @@ mod peers;
 mod progress;
 mod random;
 mod results;
-mod stats;
 mod table;
 mod targets;
 mod work;

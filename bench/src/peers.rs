@@ -1,11 +1,11 @@
 //! The allocators that are compared, and where to get them.
 
-use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
+use refpage_bench::libraries;
 
 use crate::memory::{Baseline, PATTERN};
 
@@ -166,7 +166,7 @@ fn other(text: &str) -> Result<Result<Peer, String>> {
         let names = KNOWN.map(|known| known.name).join(", ");
         bail!("no allocator is called '{text}': glibc, {names}, {NONE}, or NAME=PATH/lib.so")
     };
-    let Some(path) = installed(known.stems) else {
+    let Some(path) = libraries::installed(known.stems) else {
         return Ok(Err(format!("not installed; Debian's package is {}", known.package)));
     };
     let environment = known.environment.iter().map(|&(key, value)| (key, value.into())).collect();
@@ -199,69 +199,9 @@ pub fn age(source: &Source) -> Option<String> {
     })
 }
 
-/// The library of an allocator in the system's directories.
-fn installed(stems: &[&str]) -> Option<PathBuf> {
-    let directories = library_directories();
-    stems.iter().find_map(|stem| {
-        directories.iter().find_map(|directory| {
-            let mut found: Vec<PathBuf> = entries(directory)
-                .filter(|p| p.file_name().is_some_and(|f| is_library(f.to_os_string(), stem)))
-                .collect();
-            found.sort();
-            found.pop()
-        })
-    })
-}
-
-/// Whether `file` is `lib<stem>.so`, one with a version behind, or one with the machine in between.
-fn is_library(file: OsString, stem: &str) -> bool {
-    let file = file.to_string_lossy();
-    let Some(rest) = file.strip_prefix("lib").and_then(|f| f.strip_prefix(stem)) else {
-        return false;
-    };
-    let machine = format!("-{}", std::env::consts::ARCH);
-    let rest = rest.strip_prefix(&machine).unwrap_or(rest);
-    rest == ".so" || rest.starts_with(".so.")
-}
-
-fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> {
-    fs::read_dir(directory).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
-}
-
-fn library_directories() -> Vec<PathBuf> {
-    let triplet = format!("{}-linux-gnu", std::env::consts::ARCH);
-    let mut directories: Vec<PathBuf> = Vec::new();
-    for base in ["/usr/local/lib", "/usr/lib", "/lib", "/usr/lib64"] {
-        directories.extend([Path::new(base).join(&triplet), base.into()]);
-    }
-    // LLVM keeps its runtimes, Scudo among them, at <llvm>/lib/clang/<version>/lib/<system>. The
-    // newest LLVM first.
-    let mut llvms: Vec<PathBuf> =
-        entries("/usr/lib".as_ref()).filter(|p| p.to_string_lossy().contains("/llvm-")).collect();
-    llvms.sort();
-    for llvm in llvms.iter().rev() {
-        for version in entries(&llvm.join("lib/clang")) {
-            directories.extend(entries(&version.join("lib")));
-        }
-    }
-    directories
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_the_allocator_itself_counts_as_its_library() {
-        for file in ["libjemalloc.so", "libjemalloc.so.2"] {
-            assert!(is_library(file.into(), "jemalloc"), "{file}");
-        }
-        for file in ["libjemalloc.a", "libjemalloc_pic.so", "jemalloc.so"] {
-            assert!(!is_library(file.into(), "jemalloc"), "{file}");
-        }
-        let scudo = format!("libclang_rt.scudo_standalone-{}.so", std::env::consts::ARCH);
-        assert!(is_library(scudo.into(), "clang_rt.scudo_standalone"));
-    }
 
     #[test]
     fn what_the_user_adds_cannot_change_the_service_or_the_pattern() {

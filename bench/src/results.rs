@@ -5,9 +5,9 @@ use std::io::{self, BufWriter, Write};
 
 use serde::Serialize;
 
-use crate::stats::{Summary, ratios, summarize};
 use crate::targets::Verdict;
 use crate::work::Measured;
+use refpage_bench::stats::{Summary, ratios, summarize};
 
 /// A whole run of the command.
 #[derive(Debug, Serialize)]

@@ -8,8 +8,8 @@ use crate::measure::Cost;
 use crate::memory::Baseline;
 use crate::peers::OFF;
 use crate::results::{CaseResults, Metric, Row};
-use crate::stats::{Summary, summarize};
 use crate::targets::{Verdict, saving};
+use refpage_bench::stats::{Summary, summarize};
 
 /// CPU time after the measured part is mentioned if it is this share of the measured part's ...
 const LATE_SHARE: f64 = 0.05;

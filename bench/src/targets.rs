@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::memory::Baseline;
 use crate::peers::{LARGE_POOL, OFF};
 use crate::results::{CaseResults, Metric};
-use crate::stats::Summary;
+use refpage_bench::stats::Summary;
 
 const REFPAGE: &str = "refpage";
 

@@ -1,12 +1,12 @@
 //! What the runs are compared under: refpage's services, glibc, and whatever else can be preloaded.
 
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
+use refpage_bench::libraries;
 
 /// The baseline that every ratio is taken against.
 pub const BASELINE: &str = "off";
@@ -165,53 +165,12 @@ const ALIASES: [(&str, &[&str]); 5] = [
 fn find(name: &str) -> Result<PathBuf, String> {
     let alias = ALIASES.iter().find(|(known, _)| *known == name);
     let stems = alias.map_or(std::slice::from_ref(&name), |(_, stems)| stems);
-    let directories = library_directories();
-    for stem in stems {
-        for directory in &directories {
-            let mut found: Vec<PathBuf> = entries(directory)
-                .filter(|path| {
-                    path.file_name().is_some_and(|f| is_library(&f.to_string_lossy(), stem))
-                })
-                .collect();
-            found.sort();
-            if let Some(path) = found.pop() {
-                return Ok(path);
-            }
-        }
-    }
-    Err(format!(
-        "no lib{}.so* in the system's library directories: give {name}=PATH/lib.so",
-        stems.join(".so*, lib")
-    ))
-}
-
-/// Whether `file` is `lib<stem>.so`, one with a version behind, or one with the machine in between.
-fn is_library(file: &str, stem: &str) -> bool {
-    let Some(rest) = file.strip_prefix("lib").and_then(|f| f.strip_prefix(stem)) else {
-        return false;
-    };
-    let rest =
-        rest.strip_prefix('-').and_then(|r| r.strip_prefix(std::env::consts::ARCH)).unwrap_or(rest);
-    rest == ".so" || rest.starts_with(".so.")
-}
-
-fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> {
-    fs::read_dir(directory).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
-}
-
-fn library_directories() -> Vec<PathBuf> {
-    let triplet = format!("{}-linux-gnu", std::env::consts::ARCH);
-    let mut directories: Vec<PathBuf> = Vec::new();
-    for base in ["/usr/local/lib", "/usr/lib", "/lib", "/usr/lib64"] {
-        directories.extend([Path::new(base).join(&triplet), base.into()]);
-    }
-    // LLVM keeps its runtimes, Scudo among them, at <llvm>/lib/clang/<version>/lib/<system>.
-    for llvm in entries("/usr/lib".as_ref()).filter(|p| p.to_string_lossy().contains("llvm-")) {
-        for version in entries(&llvm.join("lib/clang")) {
-            directories.extend(entries(&version.join("lib")));
-        }
-    }
-    directories
+    libraries::installed(stems).ok_or_else(|| {
+        format!(
+            "no lib{}.so* in the system's library directories: give {name}=PATH/lib.so",
+            stems.join(".so*, lib")
+        )
+    })
 }
 
 #[cfg(test)]
@@ -229,19 +188,5 @@ mod tests {
         for text in ["", "=x", "x=", "/a/b.so"] {
             assert!(parse(text).is_err(), "{text:?} was taken");
         }
-    }
-
-    #[test]
-    fn only_the_allocator_itself_counts_as_its_library() {
-        for file in ["libjemalloc.so", "libjemalloc.so.2"] {
-            assert!(is_library(file, "jemalloc"), "{file}");
-        }
-        for file in
-            ["libjemalloc.a", "libjemalloc_pic.so", "jemalloc.so", "libmimalloc-secure.so.2"]
-        {
-            assert!(!is_library(file, "jemalloc") && !is_library(file, "mimalloc"), "{file}");
-        }
-        let scudo = format!("libclang_rt.scudo_standalone-{}.so", std::env::consts::ARCH);
-        assert!(is_library(&scudo, "clang_rt.scudo_standalone"));
     }
 }

@@ -23,7 +23,6 @@ mod render;
 mod report;
 mod run;
 mod setup;
-mod stats;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

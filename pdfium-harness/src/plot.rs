@@ -9,7 +9,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use crate::configurations::BASELINE;
 use crate::experiment::{Row, baseline};
 use crate::run::Cost;
-use crate::stats::{Summary, ratios};
+use refpage_bench::stats::{Summary, ratios};
 
 const WIDTH: i32 = 860;
 const ROW: i32 = 34;

@@ -7,7 +7,7 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use crate::configurations::BASELINE;
 use crate::experiment::{Row, baseline};
 use crate::run::{Cost, Statistics};
-use crate::stats::{Summary, ratios, summarize};
+use refpage_bench::stats::{Summary, ratios, summarize};
 
 /// The keys of refpage's statistics that are shown, in this order.
 const COUNTERS: [&str; 5] =
