@@ -16,7 +16,7 @@ use talc::DefaultBinning;
 use talc::base::Talc;
 use talc::source::Manual;
 
-use crate::books::Part;
+use crate::books::{Part, parts_for};
 use crate::cache::Memory;
 use crate::classes::ARENA_WORD;
 use crate::page_map::{Kind, SLOT};
@@ -81,14 +81,18 @@ impl Arenas {
         // A slot for talc's own words before the first border, and one for the word at the end.
         let least = (span + 2).next_multiple_of(align);
         let wanted = ARENA_SLOTS.min(memory.map.slots() / 8).max(least);
-        let mut extents = memory.cache.extents(Part::Content).lock();
-        let head = extents
-            .allocate(memory.map, wanted, align)
-            .or_else(|| extents.allocate(memory.map, least, align));
-        drop(extents);
+        let parts = match memory.engine.service() {
+            Service::Cow => &parts_for(memory, Fresh::Content, wanted * SLOT, true)[..],
+            _ => &[Part::Content],
+        };
+        let cache = memory.cache;
+        let room = |slots| {
+            parts.iter().find_map(|&part| cache.take_aligned(memory, slots, align, part))
+        };
         // Cached runs make way for the least.
-        let head =
-            head.or_else(|| memory.cache.take_fresh(memory, least, align, &[Part::Content]))?;
+        let head = room(wanted)
+            .or_else(|| room(least))
+            .or_else(|| cache.take_fresh(memory, least, align, parts))?;
         let run = memory.map.run(head);
         let slots = run.slots.load(Relaxed) as usize;
         // Faults of talc's are answered one page at a time: spans come and go around them.
@@ -112,8 +116,7 @@ impl Arenas {
     }
 
     /// The span's tag and the header of the gap behind it will be written around `slot`'s first
-    /// byte: two pages put in place now are cheaper than two faults under the lock. Only where the
-    /// kernel refuses to put a page over one that is there.
+    /// byte: two pages put in place now are cheaper than two faults under the lock.
     fn ready_border(&self, memory: Memory<'_>, slot: usize) {
         let arena = |slot| {
             memory
@@ -176,7 +179,7 @@ fn restore_borders(memory: Memory<'_>, head: usize, slots: usize) {
     let page = 1usize << region.page_shift();
     let restore = |start: *mut u8, len: usize| {
         let pages = region.pages_of(start as usize, len);
-        if service == Service::Memset || region.present().get(pages.first) {
+        if service.fills_at_allocation() || region.present().get(pages.first) {
             // SAFETY: the span is in this thread's hands.
             unsafe { memory.engine.content().fill(start, len) };
             region.present().set(pages);

@@ -4,7 +4,7 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use refpage::Fresh;
+use refpage::{Fresh, Service};
 
 use crate::cache::Memory;
 use crate::extents::{BINS, List, bin_of};
@@ -12,6 +12,10 @@ use crate::page_map::Kind;
 
 /// Bytes that freed memory may hold beyond what the program itself held at its peak.
 const FLOOR: usize = 4 << 20;
+
+/// Bytes of calloc from which its run comes from the zero part of the Region. Which pages were
+/// touched there has to be asked of the kernel, which a smaller run is not worth.
+const ZERO_PART_FROM: usize = 1 << 20;
 
 /// Lists: for each bin one of large runs that hold the content and one of those that hold zeros,
 /// then for each length one of spans with pages and one of spans without.
@@ -129,10 +133,12 @@ impl Books {
         if let Some(head) = choose(memory, self.lists.get(same)?, expected) {
             return Some(head);
         }
-        // A run of the zero part has to have its missing pages filled for malloc.
+        // A run of the zero part has to have its missing pages filled for malloc, and one that shows
+        // a file's content for calloc.
         let converts = |&head: &usize| {
-            fresh == Fresh::Zero
-                || part_of(memory, head) == Part::Content
+            let backed = memory.engine.is_backed(memory.pages(head).first);
+            (fresh == Fresh::Zero && !backed)
+                || (fresh == Fresh::Content && part_of(memory, head) == Part::Content)
                 || memory.map.run(head).size.load(Relaxed) * 4 >= memory.pages(head).count * 3
         };
         if let Some(head) = self.lists.get(other)?.newest().filter(converts) {
@@ -203,6 +209,18 @@ fn keeps_most(memory: Memory<'_>, head: usize, slots: usize) -> bool {
 fn choose(memory: Memory<'_>, list: &List, expected: usize) -> Option<usize> {
     let distance = |&head: &usize| memory.map.run(head).size.load(Relaxed).abs_diff(expected);
     list.newest_first(memory.map).take(CHOICE).min_by_key(distance)
+}
+
+/// The parts of the Region that fresh memory for `size` bytes is to come from, the better first.
+/// `dense` says that most of it will be used.
+pub fn parts_for(memory: Memory<'_>, fresh: Fresh, size: usize, dense: bool) -> [Part; 2] {
+    let zero = match (memory.engine.service(), fresh) {
+        // A file's content is for what is hardly used: it is dearer to write than plain memory.
+        (Service::Cow, fresh) => dense || fresh == Fresh::Zero,
+        (_, Fresh::Zero) => size >= ZERO_PART_FROM,
+        (_, Fresh::Content) => false,
+    };
+    if zero { [Part::Zero, Part::Content] } else { [Part::Content, Part::Zero] }
 }
 
 /// The part of the Region that a run lies in.

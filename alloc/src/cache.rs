@@ -241,6 +241,7 @@ impl RunCache {
     ) -> Option<usize> {
         let head = self.extents(part).lock().allocate(memory.map, slots, align)?;
         memory.map.run(head).renew();
+        memory.engine.back(memory.pages(head));
         Some(head)
     }
 
@@ -256,9 +257,7 @@ impl RunCache {
     ) -> Option<usize> {
         loop {
             for &part in parts {
-                let found = self.extents(part).lock().allocate(memory.map, slots, align);
-                if let Some(head) = found {
-                    memory.map.run(head).renew();
+                if let Some(head) = self.take_aligned(memory, slots, align, part) {
                     return Some(head);
                 }
             }
@@ -289,8 +288,9 @@ impl RunCache {
         let last = self.last_purge.load(Relaxed);
         if now.saturating_sub(last) > self.decay_ms / 4
             && self.last_purge.compare_exchange(last, now, Relaxed, Relaxed).is_ok()
+            && self.purge(memory, now).is_none()
         {
-            self.purge(memory, now);
+            memory.engine.drain_pool(usize::MAX);
         }
     }
 

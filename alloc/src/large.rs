@@ -19,16 +19,12 @@ use core::sync::atomic::Ordering::Relaxed;
 use refpage::sys::vm;
 use refpage::{Fresh, Pages, Service, Touched};
 
-use crate::books::{Part, Wanted, part_of};
+use crate::books::{Part, Wanted, part_of, parts_for};
 use crate::cache::Memory;
 use crate::extents::{bin_above, bin_slots};
 use crate::misuse;
 use crate::page_map::{Kind, Run, SLOT};
 use crate::predictor::{AT_FIRST, Predictor};
-
-/// Bytes of calloc from which its run comes from the zero part of the Region. Which pages were
-/// touched there has to be asked of the kernel, which a smaller run is not worth.
-const ZERO_PART_FROM: usize = 1 << 20;
 
 /// Runs are expected to be used to their end from this share on: all but one part in so many.
 const NEARLY: usize = 16;
@@ -64,7 +60,7 @@ impl Large {
         let cached = if align == 1 { memory.cache.take_large(memory, wanted) } else { None };
         let head = match cached {
             Some(head) => head,
-            None => match self.take_fresh(memory, slots, align, size, fresh) {
+            None => match self.take_fresh(memory, slots, align, size, fresh, None) {
                 Some(head) => head,
                 None => return core::ptr::null_mut(),
             },
@@ -82,6 +78,7 @@ impl Large {
         memory.map.address(head)
     }
 
+    /// Fresh slots; `used` pages of them will be used, if that is known.
     fn take_fresh(
         &self,
         memory: Memory<'_>,
@@ -89,6 +86,7 @@ impl Large {
         align: usize,
         size: usize,
         fresh: Fresh,
+        used: Option<usize>,
     ) -> Option<usize> {
         // The Region was reserved before a limit that came later; malloc honours it all the same.
         let limit = vm::address_space_limit();
@@ -97,11 +95,10 @@ impl Large {
             return None;
         }
         self.predictor.look(memory, slots, fresh);
-        memory.cache.make_room(memory, self.predictor.expected(slots, fresh).unwrap_or(AT_FIRST));
-        let parts = match fresh {
-            Fresh::Zero if size >= ZERO_PART_FROM => [Part::Zero, Part::Content],
-            _ => [Part::Content, Part::Zero],
-        };
+        let expected = used.or(self.predictor.expected(slots, fresh)).unwrap_or(AT_FIRST);
+        memory.cache.make_room(memory, expected);
+        let dense = expected * 2 >= memory.engine.region().pages_in(size);
+        let parts = parts_for(memory, fresh, size, dense);
         // Where huge pages fit, they are to fit from the start.
         let block = memory.map.slot_of(memory.engine.pages_per_block());
         if slots >= block
@@ -139,8 +136,10 @@ impl Large {
                     unsafe { memory.map.address(head).write_bytes(0, size) };
                 }
             }
-            (Service::Memset, Fresh::Zero) => {}
-            (_, Fresh::Zero) => engine.prefill_zeros(soon),
+            (_, Fresh::Zero) => {
+                engine.provide_zeros(asked);
+                engine.prefill_zeros(soon);
+            }
             (_, Fresh::Content) => {
                 engine.provide(asked);
                 engine.prefill(soon);
@@ -153,7 +152,7 @@ impl Large {
     /// The pages of a run to put in place when it is handed out: those `expected` to be used,
     /// rounded up to all that was asked for, or to a whole huge page, where little is missing.
     fn soon(&self, memory: Memory<'_>, run: Pages, asked: Pages, expected: usize) -> Pages {
-        if memory.engine.service() != Service::Lazy {
+        if matches!(memory.engine.service(), Service::Memset | Service::Off) {
             return asked.prefix(0);
         }
         let soon = if nearly(expected, asked.count) { asked } else { asked.prefix(expected) };
@@ -194,7 +193,7 @@ impl Large {
     fn retire(&self, memory: Memory<'_>, head: usize, learn: bool) {
         let run = memory.map.run(head);
         let slots = run.slots.load(Relaxed) as usize;
-        let known = self.learn_zeroed(memory, head);
+        let known = learn_populated(memory, head);
         let size = run.size.load(Relaxed);
         let fresh = held_by(run);
         // What lies behind the bytes asked for was never handed out.
@@ -216,12 +215,13 @@ impl Large {
     /// A run that is dense from some former use, but has long been used sparsely, costs its whole
     /// length at each free: it gives up what is behind the pages that its users touch.
     fn thin_out(&self, memory: Memory<'_>, head: usize, fresh: Fresh, touched: Touched) {
-        if memory.engine.service() != Service::Lazy {
-            return;
-        }
         let run = memory.map.run(head);
         let slots = run.slots.load(Relaxed) as usize;
         let pages = memory.map.pages(head, slots);
+        // Elsewhere what is given up has to be filled again by the next user, touched or not.
+        if memory.engine.service() != Service::Lazy && !memory.engine.is_backed(pages.first) {
+            return;
+        }
         let present = memory.engine.region().present().count(pages);
         let thinned = run.thinned.load(Relaxed);
         let saved = run.saved.load(Relaxed).saturating_add(thinned);
@@ -246,28 +246,6 @@ impl Large {
             run.saved.store(0, Relaxed);
             run.thinned.store(count as u32, Relaxed);
             give_up(memory, run, spare);
-        }
-    }
-
-    /// Under `memset`, and in the zero part, the kernel itself populated what is zero: finds out
-    /// which pages. False if that cannot be found out.
-    fn learn_zeroed(&self, memory: Memory<'_>, head: usize) -> bool {
-        let window = &memory.map.run(head).window;
-        let zero = window.zero_pages();
-        let natively = match memory.engine.service() {
-            Service::Memset => true,
-            Service::Lazy => part_of(memory, head) == Part::Zero,
-            Service::Off => false,
-        };
-        zero == 0 || !natively || memory.engine.learn_present(window.pages().prefix(zero))
-    }
-
-    /// As [`learn_zeroed`](Self::learn_zeroed), for a run that keeps its bytes: what cannot be found
-    /// out counts as present.
-    fn assume_zeroed(&self, memory: Memory<'_>, head: usize) {
-        if !self.learn_zeroed(memory, head) {
-            let window = &memory.map.run(head).window;
-            memory.engine.region().present().set(window.pages().prefix(window.zero_pages()));
         }
     }
 
@@ -323,16 +301,22 @@ impl Large {
         {
             return false;
         }
-        slots <= old_slots && slots >= old_slots / 2
-            || slots > old_slots && memory.cache.extents(part).lock().grow(memory.map, head, slots)
+        if slots <= old_slots {
+            return slots >= old_slots / 2;
+        }
+        let grown = memory.cache.extents(part).lock().grow(memory.map, head, slots);
+        if grown {
+            memory.engine.back(memory.pages(head));
+        }
+        grown
     }
 
     /// The run at `head` is long enough for both sizes: makes its bytes right.
     fn resize(&self, memory: Memory<'_>, head: usize, old: usize, new: usize) {
         let run = memory.map.run(head);
+        assume_populated(memory, head);
         run.size.store(new, Relaxed);
         memory.cache.account(|usage| usage.live_bytes = usage.live_bytes + new - old);
-        self.assume_zeroed(memory, head);
         let region = memory.engine.region();
         let base = memory.map.address(head) as usize;
         let kept = region.pages_of(base, new.min(old));
@@ -378,14 +362,17 @@ impl Large {
         let from = memory.map.address(head);
         let off = memory.engine.service() == Service::Off;
         let src = region.pages_of(from as usize, old_size);
-        self.assume_zeroed(memory, head);
+        assume_populated(memory, head);
         let present = region.present().count(src);
         let wanted = Wanted { size: old_size, slots, fresh: Fresh::Content, expected: present };
         let copies = off || present < MOVE_FROM;
         let cached = if copies { memory.cache.take_large(memory, wanted) } else { None };
         let (to, recycled) = match cached {
             Some(to) => (to, true),
-            None => (self.take_fresh(memory, slots, 1, size, Fresh::Content)?, false),
+            None => {
+                let used = Some(present + (size - old_size) >> region.page_shift());
+                (self.take_fresh(memory, slots, 1, size, Fresh::Content, used)?, false)
+            }
         };
         let run = memory.map.run(to);
         let pages = memory.map.pages(to, run.slots.load(Relaxed) as usize);
@@ -411,6 +398,7 @@ impl Large {
             // may have stayed.
             memory.engine.convert(pages.prefix(zero), Fresh::Zero);
             memory.engine.relocate(Pages { first: pages.first, count: src.count }, src);
+            memory.engine.provide_zeros(pages.prefix(zero));
             if part_of(memory, to) == Part::Zero {
                 // There, what stayed missing would read as zero.
                 memory.engine.provide(Pages::span(pages.first + zero, pages.first + src.count));
@@ -422,6 +410,35 @@ impl Large {
         self.resize(memory, to, old_size, size);
         run.set_kind(Kind::Large);
         Some(start)
+    }
+}
+
+/// Pages of a live run that the kernel itself puts in place when they are touched, unseen.
+fn unseen(memory: Memory<'_>, head: usize) -> Pages {
+    let run = memory.map.run(head);
+    let pages = run.window.pages();
+    let zeroed = pages.prefix(run.window.zero_pages());
+    match memory.engine.service() {
+        Service::Off => pages.prefix(0),
+        Service::Lazy if part_of(memory, head) == Part::Content => pages.prefix(0),
+        Service::Cow if memory.engine.is_backed(pages.first) => {
+            pages.prefix(memory.engine.region().pages_in(run.size.load(Relaxed)))
+        }
+        _ => zeroed,
+    }
+}
+
+/// Finds out which of the [unseen] pages are present. False if that cannot be found out.
+fn learn_populated(memory: Memory<'_>, head: usize) -> bool {
+    let unseen = unseen(memory, head);
+    unseen.count == 0 || memory.engine.learn_present(unseen)
+}
+
+/// As [`learn_populated`], for a run that keeps its bytes: what cannot be found out counts as
+/// present.
+fn assume_populated(memory: Memory<'_>, head: usize) {
+    if !learn_populated(memory, head) {
+        memory.engine.region().present().set(unseen(memory, head));
     }
 }
 

@@ -36,6 +36,11 @@ pub enum ServiceChoice {
     /// Missing pages are answered by moving filled ones in; needs a userfaultfd that sees
     /// kernel-mode faults.
     Lazy,
+    /// Sparse memory shows a file's content until it is written, dense memory is filled when it is
+    /// allocated; needs no privilege.
+    Cow,
+    /// Memory is filled when it is allocated, by moving pages in; needs Linux 6.8.
+    Eager,
     /// Memory is filled when it is allocated; needs nothing.
     Memset,
     /// Nothing is filled: the baseline that the others are measured against.
@@ -44,13 +49,16 @@ pub enum ServiceChoice {
 
 impl ServiceChoice {
     /// Every choice, in the order of the help.
-    pub const ALL: [Self; 4] = [Self::Auto, Self::Lazy, Self::Memset, Self::Off];
+    pub const ALL: [Self; 6] =
+        [Self::Auto, Self::Lazy, Self::Cow, Self::Eager, Self::Memset, Self::Off];
 
     /// The name that the option takes.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Lazy => "lazy",
+            Self::Cow => "cow",
+            Self::Eager => "eager",
             Self::Memset => "memset",
             Self::Off => "off",
         }
@@ -272,7 +280,7 @@ pub static TABLE: [OptionSpec; 7] = [
     OptionSpec {
         name: "service",
         value: "SERVICE",
-        accepts: "auto, lazy, memset or off",
+        accepts: "auto, lazy, cow, eager, memset or off",
         default: "auto",
         help: "how the pattern gets under the program's accesses; auto takes the best this machine allows",
         set: |options, value| {

@@ -10,7 +10,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use refpage::{Fresh, Pages};
+use refpage::{Fresh, Pages, Service};
 
 use crate::books::{Part, part_of};
 use crate::cache::Memory;
@@ -111,13 +111,15 @@ impl Predictor {
         let Some(bin) = self.bin(slots, fresh).filter(|_| fresh == Fresh::Content) else { return };
         let Some(last) = (bin.last.swap(0, Relaxed) as usize).checked_sub(1) else { return };
         let run = memory.map.run(last);
+        let pages = memory.pages(last);
+        let backed = memory.engine.is_backed(pages.first);
         if run.kind() != Kind::Large
             || run.slots.load(Relaxed) as usize != slots
-            || part_of(memory, last) == Part::Zero
+            || part_of(memory, last) == Part::Zero && memory.engine.service() == Service::Lazy
+            || backed && !memory.engine.learn_present(pages)
         {
             return;
         }
-        let pages = memory.pages(last);
         let present = dense_prefix(memory, pages);
         let placed = run.placed.load(Relaxed) as usize;
         if present > placed {

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use refpage::sys::lock::Mutex;
 use refpage::sys::report::die;
-use refpage::{Pages, Service};
+use refpage::Pages;
 
 use crate::cache::Memory;
 use crate::classes;
@@ -80,8 +80,8 @@ impl Spans {
             list.busy = true;
             run.listed.store(false, Relaxed);
         }
-        // Missing pages may be put in place by anyone at any time; only memset must not come late.
-        let list = (memory.engine.service() == Service::Memset).then_some(list);
+        // Missing pages may be put in place by anyone at any time; only filling must not come late.
+        let list = memory.engine.service().fills_at_allocation().then_some(list);
         memory.cache.arenas.ready(memory, ready);
         drop(list);
         self.out.fetch_add(taken * classes::size(class), Relaxed);

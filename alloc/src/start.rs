@@ -109,7 +109,10 @@ fn make(options: &Options) -> Result<Heap> {
     let config = Config {
         service: match options.service {
             // `launch` says so if it has to take less.
-            ServiceChoice::Auto | ServiceChoice::Lazy => None,
+            ServiceChoice::Auto => None,
+            ServiceChoice::Lazy => Some(Service::Lazy),
+            ServiceChoice::Cow => Some(Service::Cow),
+            ServiceChoice::Eager => Some(Service::Eager),
             ServiceChoice::Memset => Some(Service::Memset),
             ServiceChoice::Off => Some(Service::Off),
         },
@@ -154,14 +157,21 @@ fn make_with(len: usize, config: &Config, options: &Options) -> Result<Heap> {
     })
 }
 
-/// One line if the service is less than what was asked for.
+/// One line if the service is less than what was asked for, or the least: without privilege, `cow`
+/// and `eager` are what is to be had, and nothing to complain about at the start of every program.
 fn tell_of_a_lesser_service(heap: &Heap) {
-    let wanted = matches!(heap.options.service, ServiceChoice::Auto | ServiceChoice::Lazy);
-    if wanted && heap.engine.service() == Service::Memset {
+    let (wanted, service) = (heap.options.service, heap.engine.service());
+    let less = match wanted {
+        ServiceChoice::Auto => service == Service::Memset,
+        asked => service.as_str() != asked.as_str(),
+    };
+    if less {
         heap.engine.reason(|reason| {
             warn(format_args!(
-                "service memset instead of lazy: {reason}; `refpage doctor` tells more, \
-                 service=memset in REFPAGE_OPTIONS asks for it"
+                "service {0} instead of {1}: {reason}; `refpage doctor` tells more, \
+                 service={0} in REFPAGE_OPTIONS asks for it",
+                service.as_str(),
+                if wanted == ServiceChoice::Auto { "a lazy one" } else { wanted.as_str() },
             ));
         });
     }
@@ -240,9 +250,11 @@ pub(crate) fn notice_clone(heap: &'static Heap) {
 #[cold]
 fn settle_child(heap: &'static Heap) {
     let before = heap.engine.service();
-    heap.engine.fork_child();
+    let lost = heap.engine.fork_child();
     if heap.engine.service() != before {
         tell_of_a_lesser_service(heap);
+    }
+    if lost {
         heap::fill_what_is_missing(heap);
     }
 }

@@ -68,6 +68,10 @@ stats! {
     pages_zeroed: h => h.engine.counters().zeroed.get();
     /// Pages filled at allocation.
     pages_filled: h => h.engine.counters().filled.get();
+    /// Mappings of files that untouched memory shows (service `cow`).
+    pieces: h => h.engine.pieces();
+    /// Pages that came into use without one, because the process has too many mappings.
+    pages_unbacked: h => h.engine.counters().unbacked.get();
     /// Present pages of freed runs whose content was restored.
     pages_refilled: h => h.engine.counters().refilled.get();
     /// Pages that realloc moved instead of copying.
@@ -136,14 +140,11 @@ fn write_json(text: &mut impl Write, heap: &Heap) -> fmt::Result {
 /// before the functions of atexit have all run.
 static STDERR: AtomicI32 = AtomicI32::new(2);
 
-/// Descriptor numbers from here on are seldom any program's business.
-const OUT_OF_THE_WAY: i32 = 1000;
-
 /// Makes sure that the block for people can be written at exit.
 pub(crate) fn keep_stderr() {
     // SAFETY: descriptor 2 is only borrowed for this call; if it is closed, the call says so.
     let stderr = unsafe { BorrowedFd::borrow_raw(2) };
-    if let Ok(copy) = rustix::io::fcntl_dupfd_cloexec(stderr, OUT_OF_THE_WAY) {
+    if let Ok(copy) = rustix::io::fcntl_dupfd_cloexec(stderr, refpage::sys::vm::OUT_OF_THE_WAY) {
         STDERR.store(copy.into_raw_fd(), Relaxed);
     }
 }

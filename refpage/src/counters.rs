@@ -39,6 +39,9 @@ pub struct Counters {
     pub zeroed: Count,
     /// Pages filled at allocation (service `memset`).
     pub filled: Count,
+    /// Pages that came into use without a file under them, because the process has too many
+    /// mappings (service `cow`).
+    pub unbacked: Count,
     /// Present pages of freed runs whose content was restored.
     pub refilled: Count,
     /// Pages moved within the Region for realloc instead of being copied.

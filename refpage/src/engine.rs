@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
 use rustix::io::{Errno, Result};
 
+use crate::backing::Backing;
 use crate::bits::Pages;
 use crate::blocks::Blocks;
 use crate::content::Content;
@@ -17,10 +18,8 @@ use crate::runs::Runs;
 use crate::service::{AtomicService, Attempts, Service};
 use crate::sys::lock::Mutex;
 use crate::sys::thread::Stack;
-use crate::sys::uffd::{Channel, Features, Uffd, Watch, Way};
-
-/// Descriptor numbers from here on are seldom any program's business.
-const CHANNEL_NUMBER: i32 = 1000;
+use crate::sys::uffd::{Channel, Features, Uffd, Way};
+use crate::sys::vm::PagemapCache;
 
 /// What [`Engine::new`] is made from.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +40,8 @@ pub enum Reason {
     Chosen,
     /// No userfaultfd could be had.
     NoChannel(Attempts),
+    /// The Region is too small to be divided.
+    SmallRegion,
     /// Something on the way to the better service failed.
     Failed(&'static str, Errno),
 }
@@ -52,6 +53,7 @@ impl fmt::Display for Reason {
             Reason::NoChannel(attempts) => {
                 write!(f, "no userfaultfd that sees faults in system calls ({attempts})")
             }
+            Reason::SmallRegion => f.write_str("the Region is too small to be divided"),
             Reason::Failed(step, errno) => {
                 write!(f, "{step}: {} ({})", crate::service::name(*errno), errno.raw_os_error())
             }
@@ -67,23 +69,27 @@ pub struct Engine {
     region: Region,
     content: Content,
     runs: &'static dyn Runs,
-    service: AtomicService,
-    reason: Mutex<Reason>,
-    lazy: Option<Lazy>,
+    pub(crate) service: AtomicService,
+    pub(crate) wanted: Option<Service>,
+    pub(crate) reason: Mutex<Reason>,
+    pub(crate) supplies: Option<Supplies>,
+    /// What lies under the content part with `cow`.
+    pub(crate) backing: Backing,
     /// The descriptor's number in the program's table, and the inode that tells it from a number
     /// that the program used again.
-    channel: AtomicI32,
-    inode: AtomicU64,
-    features: AtomicU64,
+    pub(crate) channel: AtomicI32,
+    pub(crate) inode: AtomicU64,
+    pub(crate) features: AtomicU64,
+    pub(crate) pagemap: PagemapCache,
     /// The page whose fault the handler is answering, plus one; 0 between faults.
     serving: AtomicUsize,
     counters: Counters,
 }
 
-/// What only the service `lazy` needs.
+/// What pages are put in place from, with all services that do so.
 #[derive(Debug)]
-pub(crate) struct Lazy {
-    pool: Pool,
+pub(crate) struct Supplies {
+    pub(crate) pool: Pool,
     sources: Sources,
     pub(crate) stack: Stack,
     pub(crate) blocks: Blocks,
@@ -102,95 +108,36 @@ impl Engine {
     /// # Errors
     /// ENOMEM where there is no address space for pool and bookkeeping.
     pub fn new(region: Region, config: &Config, runs: &'static dyn Runs) -> Result<Self> {
-        let service = config.service.unwrap_or(Service::Lazy);
-        let content = match service {
-            Service::Off => Content::Anything,
-            Service::Lazy | Service::Memset => Content::Pattern(config.pattern),
+        let (service, content) = match config.service {
+            Some(Service::Off) => (Service::Off, Content::Anything),
+            // Until `launch` has found a better one.
+            _ => (Service::Memset, Content::Pattern(config.pattern)),
         };
-        let lazy = match service {
-            Service::Lazy => Some(Lazy {
+        let supplies = match config.service {
+            Some(Service::Memset | Service::Off) => None,
+            _ => Some(Supplies {
                 pool: Pool::reserve(config.pool)?,
                 sources: Sources::map(content)?,
                 stack: Stack::map()?,
                 blocks: Blocks::reserve(&region)?,
             }),
-            Service::Memset | Service::Off => None,
         };
         Ok(Self {
             region,
             content,
             runs,
             service: AtomicService::new(service),
+            wanted: config.service,
             reason: Mutex::new(Reason::Chosen),
-            lazy,
+            supplies,
+            backing: Backing::new(),
             channel: AtomicI32::new(-1),
             inode: AtomicU64::new(0),
             features: AtomicU64::new(0),
+            pagemap: PagemapCache::new(),
             serving: AtomicUsize::new(0),
             counters: Counters::default(),
         })
-    }
-
-    /// Opens the fault channel and starts the handler, if the service needs them. Where that
-    /// cannot be, the service becomes `memset` and [`reason`](Self::reason) tells why: whatever
-    /// is missing now has to be filled by the caller.
-    pub fn launch(&'static self) {
-        let Some(lazy) = &self.lazy else { return };
-        let (opened, attempts) = Attempts::open();
-        let Some((_, uffd)) = opened else {
-            self.settle_for_memset(Reason::NoChannel(attempts));
-            return;
-        };
-        let uffd = uffd.renumber(CHANNEL_NUMBER);
-        let channel = uffd.channel();
-        let (features, inode) = (uffd.features(), channel.inode());
-        let setup = self.attach(lazy, channel, features);
-        self.features.store(features.0, Ordering::Relaxed);
-        self.inode.store(inode, Ordering::Relaxed);
-        self.channel.store(channel.number(), Ordering::Release);
-        // SAFETY: the handler keeps to `spawn`'s rules (see its module), `self` is static, and
-        // the stack is used by no other handler: one process launches once, and a child of fork
-        // has a copy of its own.
-        let started = setup.and_then(|()| unsafe {
-            crate::handler::start(self, &lazy.stack).map_err(|e| ("cannot start the handler", e))
-        });
-        match started {
-            // The number now belongs to the process until it ends.
-            Ok(()) => {
-                let _ = uffd.into_channel();
-            }
-            // Dropping the descriptor takes every registration back.
-            Err((step, errno)) => {
-                self.channel.store(-1, Ordering::Release);
-                self.settle_for_memset(Reason::Failed(step, errno));
-            }
-        }
-    }
-
-    fn attach(
-        &self,
-        lazy: &Lazy,
-        channel: Channel,
-        features: Features,
-    ) -> core::result::Result<(), (&'static str, Errno)> {
-        let register = |pages: Pages, watch| {
-            let len = pages.count << self.region.page_shift();
-            let registered = channel.register(self.region.address(pages.first), len, watch);
-            registered.map_err(|e| ("cannot register the Region", e))
-        };
-        register(self.region.content_part(), Watch::Missing)?;
-        if features.has_move() && features.has_write_protect() {
-            if self.region.zero_part().count > 0 {
-                register(self.region.zero_part(), Watch::MoveTarget)?;
-            }
-            lazy.pool.register(channel).map_err(|e| ("cannot register the pool", e))?;
-        }
-        Ok(())
-    }
-
-    fn settle_for_memset(&self, reason: Reason) {
-        self.service.set(Service::Memset);
-        *self.reason.lock() = reason;
     }
 
     /// The memory it serves.
@@ -222,7 +169,19 @@ impl Engine {
 
     /// Pages that wait in the pool.
     pub fn pool_pages(&self) -> usize {
-        self.lazy.as_ref().map_or(0, |lazy| lazy.pool.pages())
+        self.supplies.as_ref().map_or(0, |supplies| supplies.pool.pages())
+    }
+
+    /// Whether the page shows a file's content while it is missing: the kernel itself then puts it
+    /// in place when it is written, and tells nobody.
+    #[inline]
+    pub fn is_backed(&self, page: usize) -> bool {
+        self.backing.covers(page)
+    }
+
+    /// Mappings of files that the Region's content part consists of.
+    pub fn pieces(&self) -> usize {
+        self.backing.pieces()
     }
 
     /// Pages in 2 MiB, the size of a huge page and of the Region's blocks.
@@ -254,20 +213,25 @@ impl Engine {
         Channel::new(self.channel.load(Ordering::Acquire))
     }
 
-    /// The pool, if this kernel can move pages.
+    /// The pool, if pages can be moved: not every kernel and channel can.
     pub(crate) fn movable_pool(&self) -> Option<&Pool> {
         let features = Features(self.features.load(Ordering::Relaxed));
-        let can = features.has_move() && features.has_write_protect();
-        self.lazy.as_ref().filter(|_| can && self.service() == Service::Lazy).map(|l| &l.pool)
+        self.supplies.as_ref().filter(|_| features.moves()).map(|supplies| &supplies.pool)
+    }
+
+    /// The pool, if pages can be moved to and from the Region's `page`.
+    pub(crate) fn movable_pool_at(&self, page: usize) -> Option<&Pool> {
+        let anonymous = self.service() != Service::Cow || self.region.in_zero_part(page);
+        self.movable_pool().filter(|_| anonymous)
     }
 
     pub(crate) fn sources(&self) -> Option<&Sources> {
-        self.lazy.as_ref().map(|lazy| &lazy.sources)
+        self.supplies.as_ref().map(|supplies| &supplies.sources)
     }
 
     /// What is known of the Region's blocks, where huge pages are moved to them.
     pub(crate) fn blocks(&self) -> Option<&Blocks> {
-        self.lazy.as_ref().map(|lazy| &lazy.blocks)
+        self.supplies.as_ref().map(|supplies| &supplies.blocks)
     }
 
     /// Whether a huge page can be moved whole to the block at `page`.
@@ -275,47 +239,6 @@ impl Engine {
         let block = Pages { first: page, count: self.pages_per_block() };
         self.blocks().is_some_and(|blocks| blocks.takes_huge(page))
             && self.region.present().count(block) == 0
-    }
-}
-
-/// Fork: the caller brackets the system call with these, its own locks around them.
-impl Engine {
-    /// Before fork.
-    pub fn fork_prepare(&self) {
-        if let Some(lazy) = &self.lazy {
-            lazy.pool.acquire();
-        }
-    }
-
-    /// After fork, in the parent and in the child.
-    pub fn fork_done(&self) {
-        if let Some(lazy) = &self.lazy {
-            // SAFETY: taken in `fork_prepare` by this thread, or the one that it is the image of.
-            unsafe { lazy.pool.release() };
-        }
-    }
-
-    /// In the child, after [`fork_done`](Self::fork_done): gives it a channel, a pool and a handler of its own. If the service is
-    /// `memset` afterwards and was not before, whatever is missing has to be filled by the caller
-    /// before anyone touches it.
-    pub fn fork_child(&'static self) {
-        let Some(lazy) = &self.lazy else { return };
-        let inherited = self.channel();
-        if self.service() != Service::Lazy {
-            return;
-        }
-        self.set_serving(None);
-        if inherited.inode() == self.inode.load(Ordering::Relaxed) {
-            inherited.close();
-        }
-        // Where pages cannot be moved, the pool is plain empty memory on both sides.
-        let remapped = self.movable_pool().map_or(Ok(()), |_| lazy.pool.remap_in_child());
-        match remapped {
-            Ok(()) => self.launch(),
-            Err(errno) => {
-                self.settle_for_memset(Reason::Failed("cannot map the child's pool", errno));
-            }
-        }
     }
 }
 

@@ -30,6 +30,7 @@
 #[cfg(test)]
 extern crate std;
 
+mod backing;
 mod bits;
 mod blocks;
 mod content;
@@ -37,6 +38,7 @@ mod counters;
 mod engine;
 mod handler;
 mod huge;
+mod launch;
 mod patience;
 mod place;
 mod pool;

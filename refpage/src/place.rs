@@ -12,6 +12,7 @@ use crate::content::Content;
 use crate::engine::Engine;
 use crate::huge::{Block, HUGE, Settled};
 use crate::pool::Pool;
+use crate::service::Service;
 use crate::sys::uffd::{Channel, Holes, Progress};
 use crate::sys::{report, vm};
 
@@ -76,7 +77,7 @@ impl Engine {
         }
         self.region().present().set(pages);
         let mut rest = pages;
-        if let (Fresh::Content, Some(pool)) = (fresh, self.movable_pool()) {
+        if let (Fresh::Content, Some(pool)) = (fresh, self.movable_pool_at(pages.first)) {
             while rest.count > 0 {
                 match self.move_in(pool, channel, rest) {
                     Some(done) => rest = rest.skip(done),
@@ -107,12 +108,23 @@ impl Engine {
         shard.deposit(taken.skip(done));
         match moved.stop {
             _ if done > 0 => Some(done),
-            // Somebody else put the page in place, and woke whoever waited for it before we came.
             Some(Errno::EXIST) => {
-                let _ = channel.wake(dst, 1 << shift);
+                self.found_in_place(channel, pages.prefix(1), Fresh::Content);
                 Some(1)
             }
             _ => None,
+        }
+    }
+
+    /// A page is there that was thought to be missing. Where there is a handler, somebody else put
+    /// it in place, and woke whoever waited for it before we came. Where there is none, the program
+    /// touched memory that is not its own, and the kernel put zeros there: they are overwritten.
+    fn found_in_place(&self, channel: Channel, page: Pages, fresh: Fresh) {
+        if self.service() == Service::Lazy {
+            let _ = channel
+                .wake(self.region().address(page.first), page.count << self.region().page_shift());
+        } else {
+            self.fill_pages(page, self.value_of(fresh));
         }
     }
 
@@ -140,9 +152,13 @@ impl Engine {
                 None => {}
                 Some(_) if done > 0 => {}
                 Some(Errno::EXIST) => {
-                    let _ = channel.wake(dst, 1 << shift);
+                    self.found_in_place(channel, rest.prefix(1), fresh);
                     rest = rest.skip(1);
                     tries = 0;
+                }
+                // The pages are the caller's, and no fault is waiting for them.
+                Some(_) if self.service() != Service::Lazy => {
+                    return self.fill_pages(rest, self.value_of(fresh));
                 }
                 Some(Errno::NOENT) if len > 1 << shift => most = 1 << shift,
                 // The process is going, or the program closed the number that was ours: faults
@@ -196,7 +212,7 @@ impl Engine {
         fresh: Fresh,
         supply: Supply,
     ) -> bool {
-        let Some(pool) = self.movable_pool() else { return false };
+        let Some(pool) = self.movable_pool_at(page) else { return false };
         let huge = &pool.huge;
         let block = match (fresh, supply) {
             (Fresh::Zero, Supply::Made) => huge.make_zeroed(),
@@ -246,7 +262,7 @@ impl Engine {
 
     fn take_small_away(&self, pages: Pages) {
         let mut rest = pages;
-        if let Some(pool) = self.movable_pool() {
+        if let Some(pool) = self.movable_pool_at(pages.first) {
             while rest.count > 0 {
                 match self.move_out(pool, self.channel(), rest) {
                     Some(done) => rest = rest.skip(done),
@@ -262,7 +278,7 @@ impl Engine {
     fn take_huge_away(&self, pages: Pages) {
         let whole = pages.count == self.pages_per_block();
         let block = self
-            .movable_pool()
+            .movable_pool_at(pages.first)
             .filter(|pool| whole && pool.room() >= HUGE)
             .and_then(|pool| Some((pool, pool.huge.take_empty()?)));
         match block {

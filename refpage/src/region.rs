@@ -3,9 +3,11 @@
 //! ```text
 //!   | content part ............................ | zero part ......... |
 //!     missing pages are the fault handler's       the kernel's: zeros
+//!     (`lazy`), or a file's (`cow`)
 //! ```
 //!
-//! The two parts are registered in different ways and so are two VMAs, for good. A missing page of
+//! The two parts are registered in different ways and so are two VMAs, for good; with `cow` the
+//! content part is one for each of its [pieces](crate::backing). A missing page of
 //! the zero part is what calloc wants it to be without anyone's help: no handler, no wake-up.
 
 use rustix::io::Result;
@@ -114,6 +116,12 @@ impl Region {
         Pages::span(self.page_at(start), end >> self.page_shift)
     }
 
+    /// Pages that `len` bytes from a page's first byte on touch.
+    #[inline]
+    pub fn pages_in(&self, len: usize) -> usize {
+        len.div_ceil(1 << self.page_shift)
+    }
+
     /// A page's first byte.
     #[inline]
     pub fn address(&self, page: usize) -> *mut u8 {
@@ -124,8 +132,8 @@ impl Region {
     ///
     /// It is set *before* a page is put in place and cleared *after* it was taken away, so a clear
     /// bit means that the page is missing. Whoever owns a run of pages may read its bits instead
-    /// of asking the kernel. Not so in the zero part, where the kernel itself puts pages in place:
-    /// there [`learn_present`](crate::Engine::learn_present) asks it.
+    /// of asking the kernel. Not so where the kernel itself puts pages in place, in the zero part
+    /// and with `cow`: there [`learn_present`](crate::Engine::learn_present) asks it.
     #[inline]
     pub fn present(&self) -> &PageBits {
         &self.present

@@ -7,7 +7,7 @@ use crate::engine::Engine;
 use crate::place::{Fresh, Supply};
 use crate::service::Service;
 use crate::sys::uffd::Holes;
-use crate::sys::vm::{self, Pagemap};
+use crate::sys::vm;
 
 /// A whole block may be put in place for a part of it while it is at most this share of what is
 /// present already.
@@ -23,17 +23,43 @@ pub struct Touched {
 }
 
 impl Engine {
-    /// Readies pages for being handed out: with `memset`, the missing ones are filled; with
-    /// `lazy`, they stay missing until they are touched, but in the zero part, where they would
-    /// read as zero.
+    /// With `cow`, to be called for addresses of the content part when they come into use: while
+    /// they are missing they are to show a file's content. Where that cannot be, because there are
+    /// too many mappings, they are filled when they are [provided](Self::provide).
+    pub fn back(&self, pages: Pages) {
+        if self.service() == Service::Cow && !self.region().in_zero_part(pages.first) {
+            let backed = self.backing.extend(self.region(), self.content(), pages.end());
+            if backed.is_err() {
+                self.counters().unbacked.add(pages.count);
+            }
+        }
+    }
+
+    /// Readies pages for being handed out. What would read as zero, or as nothing in particular,
+    /// is filled; what is served when it is touched, by the handler or by a file, stays missing.
     pub fn provide(&self, pages: Pages) {
         match self.service() {
             Service::Lazy if self.region().in_zero_part(pages.first) => self.prefill(pages),
             Service::Lazy => {}
-            Service::Memset => self.prefill(pages),
+            Service::Cow | Service::Eager | Service::Memset => self.prefill(pages),
             // Not known, and taken for granted: what is counted is to be comparable.
             Service::Off => self.region().present().set(pages),
         }
+    }
+
+    /// As [`provide`](Self::provide), for pages that are to read as zero.
+    pub fn provide_zeros(&self, pages: Pages) {
+        for stretch in self.backed_stretches(pages) {
+            self.region().present().set(stretch);
+            self.fill_pages(stretch, self.value_of(Fresh::Zero));
+            self.counters().zeroed.add(stretch.count);
+        }
+    }
+
+    /// The missing ones of `pages` that show a file's content.
+    fn backed_stretches(&self, pages: Pages) -> impl Iterator<Item = Pages> + '_ {
+        let backed = if self.is_backed(pages.first) { pages } else { pages.prefix(0) };
+        self.region().present().stretches(backed, false)
     }
 
     /// Puts content under the missing ones of `pages` now, by whole huge pages where they fit: for
@@ -41,10 +67,10 @@ impl Engine {
     pub fn prefill(&self, pages: Pages) {
         match self.service() {
             Service::Off => {}
-            Service::Lazy if self.serves(pages) => {
-                self.place_dense(self.channel(), pages, Fresh::Content);
-            }
-            Service::Lazy | Service::Memset => {
+            // What shows a file's content costs the program no more to touch than it would here.
+            Service::Cow if self.is_backed(pages.first) => {}
+            _ if self.serves(pages) => self.place_dense(self.channel(), pages, Fresh::Content),
+            _ => {
                 let present = self.region().present();
                 for stretch in present.stretches(pages, false) {
                     present.set(stretch);
@@ -55,10 +81,12 @@ impl Engine {
         }
     }
 
-    /// Whether the channel can put pages in place there: not in the zero part on a kernel that
-    /// knows no move targets.
+    /// Whether the channel can put pages in place there: on a kernel that knows no move targets,
+    /// only where the handler does.
     fn serves(&self, pages: Pages) -> bool {
-        self.movable_pool().is_some() || !self.region().in_zero_part(pages.first)
+        let handled =
+            self.service() == Service::Lazy && !self.region().in_zero_part(pages.first);
+        handled || self.movable_pool_at(pages.first).is_some()
     }
 
     /// As [`prefill`](Self::prefill), for memory that is used page by page: the 2 MiB blocks that
@@ -78,9 +106,10 @@ impl Engine {
         self.prefill(pages);
     }
 
-    /// With `lazy`: puts zeros under the missing ones of `pages`, which are about to be used.
+    /// Puts zeros under the missing ones of `pages`, which are about to be used, where that costs
+    /// less than to leave it to the kernel.
     pub fn prefill_zeros(&self, pages: Pages) {
-        if self.service() == Service::Lazy && self.serves(pages) {
+        if self.serves(pages) {
             self.place_dense(self.channel(), pages, Fresh::Zero);
         }
     }
@@ -135,9 +164,8 @@ impl Engine {
     /// Gives up pages that hold their content: to the pool, else to the kernel.
     pub fn release(&self, pages: Pages) {
         match self.service() {
-            Service::Lazy => self.take_away(pages),
-            Service::Memset => self.drop_pages(pages),
             Service::Off => self.discard(pages),
+            _ => self.take_away(pages),
         }
     }
 
@@ -145,7 +173,7 @@ impl Engine {
     pub fn drop_pages(&self, pages: Pages) {
         match self.service() {
             Service::Off => self.discard(pages),
-            Service::Lazy | Service::Memset => {
+            _ => {
                 for stretch in self.region().present().stretches(pages, true) {
                     self.discard(stretch);
                 }
@@ -165,7 +193,7 @@ impl Engine {
         })
     }
 
-    /// Gives pages of the zero part, or of a kernel's own, back whether they are known or not.
+    /// Gives pages that the kernel itself may have put in place back, whether they are known or not.
     pub fn forget(&self, pages: Pages) {
         self.discard(pages);
     }
@@ -185,13 +213,13 @@ impl Engine {
     /// not all of them were told.
     fn ask_kernel(&self, pages: Pages, tell: impl Fn(Pages, bool)) -> bool {
         const BATCH: usize = 1024;
-        let Ok(pagemap) = Pagemap::open() else { return false };
         let mut rest = pages;
         while rest.count > 0 {
             let batch = rest.prefix(BATCH);
             let mut populated = [false; BATCH];
             let out = populated.get_mut(..batch.count).unwrap_or_default();
-            if pagemap.populated(self.region().address(batch.first), out).is_err() {
+            let start = self.region().address(batch.first);
+            if !self.pagemap.read(|pagemap| pagemap.populated(start, out).is_ok()) {
                 return false;
             }
             for (first, &mut populated) in (batch.first..).zip(out) {
@@ -228,7 +256,7 @@ impl Engine {
             blocks.note_tables(dst);
         }
         self.region().present().set(dst);
-        let moved = match self.movable_pool() {
+        let moved = match self.movable_pool_at(dst.first) {
             Some(_) => self.channel().move_pages(to, from, len, Holes::Skip).done,
             None => 0,
         };

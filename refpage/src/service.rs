@@ -7,12 +7,17 @@ use rustix::io::Errno;
 
 use crate::sys::uffd::{Uffd, Way};
 
-/// How content gets under the program's accesses.
+/// How content gets under the program's accesses, the best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Service {
     /// Missing faults are answered by moving pages in.
     Lazy,
+    /// Sparse memory is a private mapping of a file full of content, which the kernel itself copies
+    /// on the first write; dense memory is filled when it is allocated.
+    Cow,
+    /// Memory is filled when it is allocated, by moving or copying pages in.
+    Eager,
     /// Memory is filled when it is allocated.
     Memset,
     /// Nothing is filled: the baseline that the others are measured against.
@@ -24,6 +29,8 @@ impl Service {
     pub fn as_str(self) -> &'static str {
         match self {
             Service::Lazy => "lazy",
+            Service::Cow => "cow",
+            Service::Eager => "eager",
             Service::Memset => "memset",
             Service::Off => "off",
         }
@@ -32,9 +39,17 @@ impl Service {
     pub(crate) fn from_u8(value: u8) -> Self {
         match value {
             0 => Service::Lazy,
-            1 => Service::Memset,
+            1 => Service::Cow,
+            2 => Service::Eager,
+            3 => Service::Memset,
             _ => Service::Off,
         }
+    }
+
+    /// Whether what is missing from anonymous memory reads as zero, so that it has to be filled
+    /// before anyone may touch it.
+    pub fn fills_at_allocation(self) -> bool {
+        matches!(self, Service::Cow | Service::Eager | Service::Memset)
     }
 }
 

@@ -30,6 +30,8 @@ pub extern "C" fn refpage_stats_print(fd: c_int) {
 fn c_name(service: &str) -> &'static CStr {
     match service {
         "lazy" => c"lazy",
+        "cow" => c"cow",
+        "eager" => c"eager",
         "memset" => c"memset",
         "off" => c"off",
         _ => c"none",

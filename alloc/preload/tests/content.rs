@@ -31,7 +31,7 @@ fn calloc_and_realloc_need_no_service() {
         return;
     };
     run(Command::new(&program).arg("unpatterned")).expect_success();
-    for service in ["off", "memset", "lazy"] {
+    for service in ["off", "memset", "eager", "cow", "lazy"] {
         run(serve(Command::new(&program).arg("unpatterned"), service, 0xaa)).expect_success();
     }
 }

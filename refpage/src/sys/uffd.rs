@@ -20,17 +20,20 @@ const MOVE_ALLOW_SRC_HOLES: u64 = 1 << 1;
 const MOVE_DONT_WAKE: u64 = 1 << 0;
 const COPY_DONT_WAKE: u64 = k::UFFDIO_COPY_MODE_DONTWAKE as u64;
 
-/// A way to get a userfaultfd that also sees faults taken inside system calls.
+/// A way to get a userfaultfd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// `/dev/userfaultfd`: who may open the file may use it (Linux 6.1+).
     Device,
     /// The system call: CAP_SYS_PTRACE, or `vm.unprivileged_userfaultfd=1`.
     Syscall,
+    /// The system call with UFFD_USER_MODE_ONLY: needs no privilege, and is good for putting pages
+    /// in place, but not for faults: those taken inside system calls would fail.
+    UserMode,
 }
 
 impl Way {
-    /// All of them, in the order in which they are tried.
+    /// Those that see all faults, in the order in which they are tried.
     pub const ALL: [Way; 2] = [Way::Device, Way::Syscall];
 
     /// What it is called in messages.
@@ -38,6 +41,7 @@ impl Way {
         match self {
             Way::Device => "/dev/userfaultfd",
             Way::Syscall => "the userfaultfd system call",
+            Way::UserMode => "the userfaultfd system call, for user mode only",
         }
     }
 }
@@ -50,6 +54,10 @@ impl Features {
     /// Pages can be moved in (Linux 6.8+).
     pub fn has_move(self) -> bool {
         self.0 & k::UFFD_FEATURE_MOVE as u64 != 0
+    }
+    /// Pages can be moved in, and out again to a pool.
+    pub fn moves(self) -> bool {
+        self.has_move() && self.has_write_protect()
     }
     /// Write protection can be registered, which lets a pool take pages back.
     pub fn has_write_protect(self) -> bool {
@@ -125,10 +133,14 @@ impl Uffd {
                 // SAFETY: USERFAULTFD_IOC_NEW takes open flags by value and returns a descriptor.
                 unsafe { ioctl::ioctl(&device, NewUffd)? }
             }
-            // SAFETY: the descriptor shows nobody but this process its own faults.
-            Way::Syscall => unsafe {
-                rustix::mm::userfaultfd(UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK)?
-            },
+            Way::Syscall | Way::UserMode => {
+                let mut flags = UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK;
+                if way == Way::UserMode {
+                    flags |= UserfaultfdFlags::from_bits_retain(k::UFFD_USER_MODE_ONLY);
+                }
+                // SAFETY: the descriptor shows nobody but this process its own faults.
+                unsafe { rustix::mm::userfaultfd(flags)? }
+            }
         };
         let mut api = k::uffdio_api { api: k::UFFD_API as u64, features, ioctls: 0 };
         const OP: Opcode = opcode::read_write::<k::uffdio_api>(GROUP, k::_UFFDIO_API as u8);

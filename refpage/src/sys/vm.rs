@@ -1,11 +1,16 @@
 //! Address space: reservations, advice, residency.
 
 use core::ffi::c_void;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::mem::ManuallyDrop;
+use core::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
+use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+/// Descriptor numbers from here on are seldom any program's business.
+pub const OUT_OF_THE_WAY: i32 = 1000;
 
 /// Size of an OS page in bytes: 4, 16 or 64 KiB. Read once, at run time.
 #[inline]
@@ -52,6 +57,61 @@ fn trim(start: usize, len: usize) {
     }
 }
 
+/// Maps a file's beginning privately over `len` bytes of a mapping of ours. What cannot be mapped
+/// stays as it was, or becomes fresh anonymous memory.
+///
+/// # Errors
+/// What mmap said: NOMEM where the process has too many mappings.
+///
+/// # Safety
+/// The range lies in a mapping of ours, and nobody needs what it holds.
+pub unsafe fn map_over(start: *mut u8, len: usize, file: BorrowedFd<'_>) -> Result<()> {
+    let protection = ProtFlags::READ | ProtFlags::WRITE;
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+    // SAFETY: the caller's promise.
+    let mapped = unsafe { rustix::mm::mmap(start.cast(), len, protection, flags, file, 0) };
+    match mapped {
+        Ok(_) => Ok(()),
+        Err(errno) => {
+            // The kernel may have unmapped what was there before it failed.
+            // SAFETY: as above.
+            unsafe { map_anonymous_over(start, len)? };
+            Err(errno)
+        }
+    }
+}
+
+/// Maps fresh anonymous memory over `len` bytes of a mapping of ours, if they are not mapped.
+///
+/// # Errors
+/// What mmap said.
+///
+/// # Safety
+/// As for [`map_over`].
+pub unsafe fn map_anonymous_over(start: *mut u8, len: usize) -> Result<()> {
+    let protection = ProtFlags::READ | ProtFlags::WRITE;
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+    // SAFETY: the caller's promise.
+    unsafe { rustix::mm::mmap_anonymous(start.cast(), len, protection, flags)? };
+    Ok(())
+}
+
+/// Mappings that a process may have: `vm.max_map_count`, or the kernel's own default if that cannot
+/// be read.
+pub fn max_map_count() -> usize {
+    const DEFAULT: usize = 65_530;
+    let mut text = [0u8; 24];
+    let read = rustix::fs::open(
+        c"/proc/sys/vm/max_map_count",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .and_then(|file| rustix::io::read(&file, &mut text));
+    let digits = text.get(..read.unwrap_or(0)).unwrap_or_default();
+    let digits = core::str::from_utf8(digits).unwrap_or_default().trim();
+    digits.parse().unwrap_or(DEFAULT)
+}
+
 /// Unmaps what [`reserve`] gave.
 ///
 /// # Safety
@@ -71,12 +131,15 @@ pub unsafe fn advise(start: *mut u8, len: usize, advice: Advice) -> Result<()> {
 }
 
 /// Which pages of a range are populated, asked of the kernel: present or swapped out. (mincore
-/// would call a swapped page absent.)
+/// would call a swapped page absent.) A page of a file that is mapped privately is not, before it
+/// was copied.
 #[derive(Debug)]
-pub struct Pagemap(rustix::fd::OwnedFd);
+pub struct Pagemap(OwnedFd);
 
-/// Present, or swapped: bits 63 and 62 of an entry, `admin-guide/mm/pagemap.rst`.
-const POPULATED: u64 = 3 << 62;
+/// Present; swapped; a file's: bits 63, 62 and 61 of an entry, `admin-guide/mm/pagemap.rst`.
+const PRESENT: u64 = 1 << 63;
+const SWAPPED: u64 = 1 << 62;
+const OF_A_FILE: u64 = 1 << 61;
 
 impl Pagemap {
     /// Opens this process's page map.
@@ -104,11 +167,75 @@ impl Pagemap {
             }
             for (entry, populated) in bytes.chunks_exact(8).zip(part) {
                 let entry = u64::from_ne_bytes(entry.try_into().unwrap_or_default());
-                *populated = entry & POPULATED != 0;
+                *populated = entry & SWAPPED != 0 || entry & (PRESENT | OF_A_FILE) == PRESENT;
             }
         }
         Ok(())
     }
+}
+
+/// Reads of this process's page map through a descriptor that stays open: opening one costs three
+/// times as much as a read. The program may close the number, and use it again for something else,
+/// which its inode tells.
+#[derive(Debug)]
+pub struct PagemapCache {
+    number: AtomicI32,
+    inode: AtomicU64,
+}
+
+impl PagemapCache {
+    /// Nothing open.
+    pub const fn new() -> Self {
+        Self { number: AtomicI32::new(-1), inode: AtomicU64::new(0) }
+    }
+
+    /// Calls `read` with the page map: false if there is none, or `read` says so.
+    pub fn read(&self, mut read: impl FnMut(&Pagemap) -> bool) -> bool {
+        let number = self.number.load(Ordering::Acquire);
+        if number >= 0 {
+            // SAFETY: the number is only borrowed: dropping it is prevented, and a foreign
+            // descriptor is read at an offset of our choice, which changes nothing.
+            let pagemap = ManuallyDrop::new(Pagemap(unsafe { OwnedFd::from_raw_fd(number) }));
+            let done = read(&pagemap);
+            // Asked afterwards: whatever was read is right if it is the page map still.
+            if inode_of(&pagemap.0) == self.inode.load(Ordering::Relaxed) {
+                return done;
+            }
+            let _ =
+                self.number.compare_exchange(number, -1, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        let Ok(pagemap) = Pagemap::open() else { return false };
+        let done = read(&pagemap);
+        self.keep(pagemap);
+        done
+    }
+
+    fn keep(&self, pagemap: Pagemap) {
+        let Ok(copy) = rustix::io::fcntl_dupfd_cloexec(&pagemap.0, OUT_OF_THE_WAY) else { return };
+        self.inode.store(inode_of(&copy), Ordering::Relaxed);
+        let number = copy.as_raw_fd();
+        let free =
+            self.number.compare_exchange(-1, number, Ordering::Release, Ordering::Relaxed);
+        if free.is_ok() {
+            let _ = copy.into_raw_fd();
+        }
+    }
+
+    /// In a child of fork: the descriptor shows the parent's memory.
+    pub fn forget(&self) {
+        let number = self.number.swap(-1, Ordering::Relaxed);
+        if number >= 0 {
+            // SAFETY: the number is closed only if it is the page map still.
+            let file = unsafe { OwnedFd::from_raw_fd(number) };
+            if inode_of(&file) != self.inode.load(Ordering::Relaxed) {
+                let _ = file.into_raw_fd();
+            }
+        }
+    }
+}
+
+fn inode_of(file: &OwnedFd) -> u64 {
+    rustix::fs::fstat(file).map_or(0, |stat| stat.st_ino)
 }
 
 /// A flag that the kernel clears in the child of any fork or clone that copies the address space,

@@ -302,6 +302,8 @@ macro_rules! for_each_service {
             #[allow(unused_imports, reason = "not every check names something of its file")]
             use super::*;
             #[test] fn lazy() { ($check)("lazy") }
+            #[test] fn cow() { ($check)("cow") }
+            #[test] fn eager() { ($check)("eager") }
             #[test] fn memset() { ($check)("memset") }
         }
     )*};
