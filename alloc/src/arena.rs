@@ -86,9 +86,8 @@ impl Arenas {
             _ => &[Part::Content],
         };
         let cache = memory.cache;
-        let room = |slots| {
-            parts.iter().find_map(|&part| cache.take_aligned(memory, slots, align, part))
-        };
+        let room =
+            |slots| parts.iter().find_map(|&part| cache.take_aligned(memory, slots, align, part));
         // Cached runs make way for the least.
         let head = room(wanted)
             .or_else(|| room(least))

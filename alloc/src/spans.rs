@@ -5,9 +5,9 @@
 
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use refpage::Pages;
 use refpage::sys::lock::Mutex;
 use refpage::sys::report::die;
-use refpage::Pages;
 
 use crate::cache::Memory;
 use crate::classes;

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   content part   [piece][piece][   piece   ][   piece   ] ....... not used yet, anonymous
-//!                     │      │         │            │
-//!   sealed files    256 KiB  ┘       1 MiB ─────────┘               each piece maps one from its start
+//!                     └──────┴───┬─────┴────────────┘
+//!   memory file   [filled ......][       not filled yet ]           each piece maps it from its start
 //! ```
 //!
 //! What is missing from a piece is read from its file's pages, and copied from there by the kernel
@@ -11,30 +11,34 @@
 //! behind the other as the addresses are first used, and stay; so recycling a run maps nothing. The
 //! idea is Collingbourne's reference pages (2020), on a stock kernel.
 //!
-//! Each piece is a VMA, of which a process may have `vm.max_map_count`; each file is memory. So the
-//! pieces grow with the addresses in use, and after half of the allowed VMAs no more are laid:
-//! from there on the memory is anonymous, and filled when it is allocated.
+//! Each piece is a VMA, of which a process may have `vm.max_map_count`; what is filled of the file
+//! is memory. So the pieces grow with the addresses in use, and after half of the allowed VMAs no
+//! more are laid: from there on the memory is anonymous, and filled when it is allocated.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use rustix::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::{Errno, Result};
 
+use crate::bits::Pages;
 use crate::content::Content;
 use crate::region::Region;
 use crate::sys::lock::Mutex;
 use crate::sys::vm;
 
-/// Bytes of the files.
-const SIZES: [usize; 4] = [256 << 10, 1 << 20, 4 << 20, 16 << 20];
+/// Bytes of a piece: the first is large enough for those pieces that a process has laid up to
+/// [`SHARE`] of.
+const SIZES: [usize; 5] = [64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20];
 
-/// A piece is at most this share of the addresses in use, or the file would weigh too much; and so
-/// many pieces of a size are laid at most before the next size's turn.
+/// The largest of them, and the file's length. Memory is what was filled of it.
+const LARGEST: usize = 16 << 20;
+
+/// The file is filled up to this share of the addresses in use, or it would weigh too much.
 const SHARE: usize = 256;
 
-/// What a file is filled from at once.
-const CHUNK: usize = 64 << 10;
+/// How often laying a piece is tried again when the program closes the file's number meanwhile.
+const TRIES: usize = 4;
 
 /// The pieces of one Region.
 #[derive(Debug)]
@@ -49,36 +53,38 @@ struct Laid {
     /// Pieces so far, and at most.
     pieces: usize,
     most: usize,
-    /// Why there will be no more of them.
-    closed: Option<Errno>,
     file: Option<Source>,
 }
 
-/// A file full of content: the number may be closed by the program, and used again for something
-/// else, which the inode tells.
-#[derive(Clone, Copy, Debug)]
+/// A file whose beginning is full of content. The program may close its number, and use it again
+/// for something else, which the inode tells.
+#[derive(Debug)]
 struct Source {
     number: i32,
     inode: u64,
-    len: usize,
+    /// The one place where the file can be written: nobody else can map it so. Null in a child.
+    window: *mut u8,
+    filled: usize,
 }
+
+// SAFETY: the window belongs to whoever holds the value; nothing here belongs to a thread.
+unsafe impl Send for Source {}
 
 impl Backing {
     /// No pieces yet, and none ever before [`open`](Self::open).
     pub const fn new() -> Self {
-        let laid = Laid { pieces: 0, most: 0, closed: Some(Errno::NOSYS), file: None };
+        let laid = Laid { pieces: 0, most: 0, file: None };
         Self { end: AtomicUsize::new(0), laid: Mutex::new(laid) }
     }
 
-    /// Allows pieces, if this process can make the files.
+    /// Allows pieces, if this process can make the file.
     ///
     /// # Errors
-    /// What memfd_create said.
+    /// What memfd_create, fcntl or mmap said.
     pub fn open(&self) -> Result<()> {
-        create()?;
         let mut laid = self.laid.lock();
+        laid.file = Some(Source::create()?);
         laid.most = vm::max_map_count() / 2;
-        laid.closed = None;
         Ok(())
     }
 
@@ -88,29 +94,37 @@ impl Backing {
         page < self.end.load(Ordering::Acquire)
     }
 
+    /// Those of `pages` that are in a piece; the others lie behind them.
+    pub fn covered(&self, pages: Pages) -> Pages {
+        pages.prefix(self.end.load(Ordering::Acquire).saturating_sub(pages.first))
+    }
+
     /// Pieces so far.
     pub fn pieces(&self) -> usize {
         self.laid.lock().pieces
     }
 
     /// Lays pieces up to the page `upto` of the content part, none of which was used beyond the
-    /// last piece. An error if that was not possible, or is not any more.
+    /// last piece.
+    ///
+    /// # Errors
+    /// NOMEM where there are as many mappings as there may be; what the kernel said. Then pieces
+    /// may have been laid for a part.
     pub fn extend(&self, region: &Region, content: Content, upto: usize) -> Result<()> {
         if self.covers(upto - 1) {
             return Ok(());
         }
         let mut laid = self.laid.lock();
+        let mut tries = 0;
         loop {
             let end = self.end.load(Ordering::Relaxed);
             if end >= upto {
                 return Ok(());
             }
-            if let Some(errno) = laid.closed {
-                return Err(errno);
-            }
             match laid.lay(region, content, end, upto) {
                 Ok(pages) => self.end.store(end + pages, Ordering::Release),
-                Err(errno) => laid.closed = Some(errno),
+                Err(Errno::BADF) if tries < TRIES => tries += 1,
+                Err(errno) => return Err(errno),
             }
         }
     }
@@ -126,102 +140,138 @@ impl Backing {
         // SAFETY: the caller's promise.
         unsafe { self.laid.release() }
     }
+
+    /// In a child of fork: the file is the parent's to fill. What is filled can be used.
+    pub fn share(&self) {
+        if let Some(file) = &mut self.laid.lock().file {
+            file.window = core::ptr::null_mut();
+        }
+    }
 }
 
 impl Laid {
     /// Lays one piece at the page `end`: its pages.
-    fn lay(
-        &mut self,
-        region: &Region,
-        content: Content,
-        end: usize,
-        upto: usize,
-    ) -> Result<usize> {
+    fn lay(&mut self, region: &Region, content: Content, end: usize, upto: usize) -> Result<usize> {
         if self.pieces >= self.most {
             return Err(Errno::NOMEM);
         }
         let shift = region.page_shift();
         let used = upto << shift;
-        let size = SIZES.into_iter().find(|size| size * SHARE >= used);
-        let [.., largest] = SIZES;
-        let file = self.file_of(size.unwrap_or(largest).max(1 << shift), content)?;
+        let size = SIZES.into_iter().find(|size| size * SHARE >= used).unwrap_or(LARGEST);
+        let file = self.file_of(size.max(1 << shift), content)?;
         let room = (region.content_part().count - end) << shift;
-        let len = file.len.min(room);
+        let len = size.max(1 << shift).min(room);
+        let start = region.address(end);
         // SAFETY: nobody has used the addresses, and they are the Region's.
-        unsafe { vm::map_over(region.address(end), len, file.fd())? };
+        unsafe { vm::map_over(start, len, file.fd())? };
         if !file.is_ours() {
             // Closed between the two looks by another thread of the program.
             // SAFETY: as above.
-            unsafe { vm::map_anonymous_over(region.address(end), len)? };
-            self.file = None;
+            unsafe { vm::map_anonymous_over(start, len)? };
             return Err(Errno::BADF);
         }
         self.pieces += 1;
         Ok(len >> shift)
     }
 
-    /// The file of `len` bytes.
-    fn file_of(&mut self, len: usize, content: Content) -> Result<Source> {
-        if let Some(file) = self.file.filter(Source::is_ours) {
-            if file.len == len {
-                return Ok(file);
-            }
-            // The pieces that map it keep it.
-            // SAFETY: the number is still the file's, and nobody else knows it.
-            unsafe { rustix::io::close(file.number) };
-        }
-        self.file = None;
-        let file = filled(len, content)?;
-        self.file = Some(file);
+    /// A file whose first `len` bytes are full of content.
+    fn file_of(&mut self, len: usize, content: Content) -> Result<&Source> {
+        let usable =
+            |file: &Source| file.is_ours() && (file.filled >= len || !file.window.is_null());
+        let file = match self.file.take().filter(usable) {
+            Some(file) => file,
+            // What pieces show of another one stays.
+            None => Source::create()?,
+        };
+        let file = self.file.insert(file);
+        file.fill(len, content)?;
         Ok(file)
     }
 }
 
 impl Source {
+    /// An empty file that can be written nowhere but in its window.
+    fn create() -> Result<Self> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = vm::out_of_the_way(rustix::fs::memfd_create(c"refpage", flags)?);
+        match Self::prepare(file.as_fd()) {
+            Ok((window, inode)) => {
+                Ok(Self { number: file.into_raw_fd(), inode, window, filled: 0 })
+            }
+            Err(errno) => {
+                vm::close(file);
+                Err(errno)
+            }
+        }
+    }
+
+    /// Gives a new file its length and its seals: its window and its inode.
+    fn prepare(file: BorrowedFd<'_>) -> Result<(*mut u8, u64)> {
+        rustix::fs::ftruncate(file, LARGEST as u64)?;
+        // SAFETY: a fresh mapping at an address of the kernel's choice. Not the child's: it would
+        // fill the parent's file with whatever it takes for the content.
+        let window = unsafe {
+            let window = vm::map_shared(LARGEST, file)?;
+            vm::advise(window, LARGEST, rustix::mm::Advice::LinuxDontFork)?;
+            window
+        };
+        let seals = SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL | SealFlags::FUTURE_WRITE;
+        let sealed =
+            rustix::fs::fcntl_add_seals(file, seals).and_then(|()| rustix::fs::fstat(file));
+        match sealed {
+            Ok(stat) => Ok((window, stat.st_ino)),
+            Err(errno) => {
+                // SAFETY: mapped above, seen by nobody.
+                unsafe { vm::unmap(window, LARGEST) };
+                Err(errno)
+            }
+        }
+    }
+
+    /// Fills the file's first `len` bytes.
+    fn fill(&mut self, len: usize, content: Content) -> Result<()> {
+        if self.filled >= len {
+            return Ok(());
+        }
+        // SAFETY: the window is this process's, and the file as long; pieces show only what was
+        // filled before. What the file system has no room for is populated with an error here, not
+        // with a signal below.
+        unsafe {
+            let start = self.window.add(self.filled);
+            match vm::advise(start, len - self.filled, rustix::mm::Advice::LinuxPopulateWrite) {
+                // Before Linux 5.14.
+                Ok(()) | Err(Errno::INVAL) => {}
+                Err(errno) => return Err(errno),
+            }
+            content.fill(start, len - self.filled);
+        }
+        self.filled = len;
+        Ok(())
+    }
+
     fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: borrowed for one call; whether the number is still the file's is checked around it.
+        // SAFETY: borrowed for one call; whether the number is still the file's is checked around
+        // it.
         unsafe { BorrowedFd::borrow_raw(self.number) }
     }
 
     fn is_ours(&self) -> bool {
         rustix::fs::fstat(self.fd())
-            .is_ok_and(|stat| stat.st_ino == self.inode && stat.st_size as usize == self.len)
+            .is_ok_and(|stat| stat.st_ino == self.inode && stat.st_size as usize == LARGEST)
     }
 }
 
-fn create() -> Result<OwnedFd> {
-    rustix::fs::memfd_create(c"refpage", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
-}
-
-/// A new file full of `content` that nobody can change any more.
-fn filled(len: usize, content: Content) -> Result<Source> {
-    let file = create()?;
-    let chunk = vm::reserve(CHUNK, vm::page_size())?;
-    // SAFETY: a mapping made just above.
-    let bytes = unsafe {
-        content.fill(chunk, CHUNK);
-        core::slice::from_raw_parts(chunk, CHUNK)
-    };
-    let mut written = 0;
-    let mut result = Ok(());
-    while written < len && result.is_ok() {
-        // The content is the same at every multiple of eight.
-        let from = written % CHUNK;
-        let part = bytes.get(from..CHUNK.min(from + len - written)).unwrap_or_default();
-        match rustix::io::write(&file, part) {
-            Ok(n) => written += n,
-            Err(Errno::INTR) => {}
-            Err(errno) => result = Err(errno),
+impl Drop for Source {
+    fn drop(&mut self) {
+        if self.is_ours() {
+            // SAFETY: the number is the file's, and nobody else knows it.
+            vm::close(unsafe { OwnedFd::from_raw_fd(self.number) });
+        }
+        if !self.window.is_null() {
+            // SAFETY: the window is this process's, and goes with the value.
+            unsafe { vm::unmap(self.window, LARGEST) };
         }
     }
-    // SAFETY: nothing refers to the chunk any more.
-    unsafe { vm::unmap(chunk, CHUNK) };
-    result?;
-    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
-    rustix::fs::fcntl_add_seals(&file, seals)?;
-    let inode = rustix::fs::fstat(&file)?.st_ino;
-    let file = rustix::io::fcntl_dupfd_cloexec(file.as_fd(), vm::OUT_OF_THE_WAY).unwrap_or(file);
-    Ok(Source { number: file.into_raw_fd(), inode, len })
 }
 
 #[cfg(test)]
@@ -250,12 +300,29 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_number_is_noticed() {
-        let file = filled(256 << 10, Content::Pattern(1)).expect("memfd_create");
-        assert!(file.is_ours());
-        // SAFETY: nobody else knows the number.
-        unsafe { rustix::io::close(file.number) };
-        assert!(!file.is_ours());
+    fn a_closed_number_is_replaced() {
+        let region = Region::reserve(64 << 20, 2 << 20).expect("address space");
+        let backing = Backing::new();
+        backing.open().expect("memfd_create");
+        let page = vm::page_size();
+        let number = backing.laid.lock().file.as_ref().expect("a file").number;
+        backing.extend(&region, Content::Pattern(3), 1).expect("a mapping");
+        // SAFETY: the test plays the program that closes what it does not know.
+        unsafe { rustix::io::close(number) };
+        let end = (2 << 20) / page;
+        backing.extend(&region, Content::Pattern(3), end).expect("mappings");
+        // SAFETY: the Region is this test's.
+        assert_eq!(unsafe { region.address(end - 1).read() }, 3);
+    }
+
+    #[test]
+    fn nobody_else_can_change_the_file() {
+        let mut file = Source::create().expect("memfd_create");
+        file.fill(64 << 10, Content::Pattern(1)).expect("memory");
+        assert_eq!(rustix::io::pwrite(file.fd(), b"x", 0), Err(Errno::PERM));
+        // SAFETY: the mapping is made nowhere in particular, and is not used.
+        let shared = unsafe { vm::map_shared(LARGEST, file.fd()) };
+        assert_eq!(shared, Err(Errno::PERM));
     }
 
     #[test]
@@ -264,12 +331,15 @@ mod tests {
         let backing = Backing::new();
         backing.open().expect("memfd_create");
         backing.laid.lock().most = 2;
-        let page = vm::page_size();
-        let all = (4 << 20) / page;
+        let all = (4 << 20) / vm::page_size();
         assert_eq!(backing.extend(&region, Content::Pattern(7), all), Err(Errno::NOMEM));
         assert_eq!(backing.pieces(), 2);
-        assert!(backing.covers((512 << 10) / page - 1) && !backing.covers((512 << 10) / page));
+        let covered = backing.covered(Pages { first: 1, count: all });
+        assert!(covered.count < all);
         // SAFETY: the Region is this test's.
-        assert_eq!(unsafe { region.address((512 << 10) / page).read() }, 0, "anonymous");
+        unsafe {
+            assert_eq!(region.address(covered.end() - 1).read(), 7);
+            assert_eq!(region.address(covered.end()).read(), 0, "anonymous");
+        }
     }
 }

@@ -169,8 +169,9 @@ impl Engine {
     /// by the caller before anyone touches it, because nobody serves it any more.
     #[must_use]
     pub fn fork_child(&'static self) -> bool {
-        let Some(supplies) = &self.supplies else { return false };
         self.pagemap.forget();
+        let Some(supplies) = &self.supplies else { return false };
+        self.backing.share();
         let inherited = self.channel();
         if inherited.number() < 0 {
             return false;

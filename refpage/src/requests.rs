@@ -28,10 +28,9 @@ impl Engine {
     /// too many mappings, they are filled when they are [provided](Self::provide).
     pub fn back(&self, pages: Pages) {
         if self.service() == Service::Cow && !self.region().in_zero_part(pages.first) {
-            let backed = self.backing.extend(self.region(), self.content(), pages.end());
-            if backed.is_err() {
-                self.counters().unbacked.add(pages.count);
-            }
+            let _ = self.backing.extend(self.region(), self.content(), pages.end());
+            let covered = self.backing.covered(pages);
+            self.counters().unbacked.add(pages.count - covered.count);
         }
     }
 
@@ -49,26 +48,20 @@ impl Engine {
 
     /// As [`provide`](Self::provide), for pages that are to read as zero.
     pub fn provide_zeros(&self, pages: Pages) {
-        for stretch in self.backed_stretches(pages) {
+        for stretch in self.region().present().stretches(self.backing.covered(pages), false) {
             self.region().present().set(stretch);
             self.fill_pages(stretch, self.value_of(Fresh::Zero));
             self.counters().zeroed.add(stretch.count);
         }
     }
 
-    /// The missing ones of `pages` that show a file's content.
-    fn backed_stretches(&self, pages: Pages) -> impl Iterator<Item = Pages> + '_ {
-        let backed = if self.is_backed(pages.first) { pages } else { pages.prefix(0) };
-        self.region().present().stretches(backed, false)
-    }
-
     /// Puts content under the missing ones of `pages` now, by whole huge pages where they fit: for
     /// memory that is about to be used.
     pub fn prefill(&self, pages: Pages) {
+        // What shows a file's content costs the program no more to touch than it would here.
+        let pages = pages.skip(self.backing.covered(pages).count);
         match self.service() {
             Service::Off => {}
-            // What shows a file's content costs the program no more to touch than it would here.
-            Service::Cow if self.is_backed(pages.first) => {}
             _ if self.serves(pages) => self.place_dense(self.channel(), pages, Fresh::Content),
             _ => {
                 let present = self.region().present();
@@ -84,8 +77,7 @@ impl Engine {
     /// Whether the channel can put pages in place there: on a kernel that knows no move targets,
     /// only where the handler does.
     fn serves(&self, pages: Pages) -> bool {
-        let handled =
-            self.service() == Service::Lazy && !self.region().in_zero_part(pages.first);
+        let handled = self.service() == Service::Lazy && !self.region().in_zero_part(pages.first);
         handled || self.movable_pool_at(pages.first).is_some()
     }
 

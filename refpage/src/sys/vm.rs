@@ -57,6 +57,42 @@ fn trim(start: usize, len: usize) {
     }
 }
 
+/// Maps the first `len` bytes of a file shared, for reading and writing.
+///
+/// # Errors
+/// What mmap said.
+///
+/// # Safety
+/// The file stays as long as the mapping.
+pub unsafe fn map_shared(len: usize, file: BorrowedFd<'_>) -> Result<*mut u8> {
+    let protection = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing.
+    let mapped = unsafe {
+        let start = core::ptr::null_mut();
+        rustix::mm::mmap(start, len, protection, MapFlags::SHARED, file, 0)?
+    };
+    Ok(mapped.cast())
+}
+
+/// The descriptor under a number of at least [`OUT_OF_THE_WAY`]; as it is, if there is no room.
+pub fn out_of_the_way(file: OwnedFd) -> OwnedFd {
+    match rustix::io::fcntl_dupfd_cloexec(&file, OUT_OF_THE_WAY) {
+        Ok(copy) => {
+            close(file);
+            copy
+        }
+        Err(_) => file,
+    }
+}
+
+/// Closes a descriptor that another thread of the program may have closed already: to rustix that
+/// is an error of ours, and the end.
+pub fn close(file: OwnedFd) {
+    let _errno = KeepErrno::new();
+    // SAFETY: the number was this descriptor's.
+    unsafe { libc::close(file.into_raw_fd()) };
+}
+
 /// Maps a file's beginning privately over `len` bytes of a mapping of ours. What cannot be mapped
 /// stays as it was, or becomes fresh anonymous memory.
 ///
@@ -201,24 +237,22 @@ impl PagemapCache {
             if inode_of(&pagemap.0) == self.inode.load(Ordering::Relaxed) {
                 return done;
             }
-            let _ =
-                self.number.compare_exchange(number, -1, Ordering::Relaxed, Ordering::Relaxed);
+            let _ = self.number.compare_exchange(number, -1, Ordering::Relaxed, Ordering::Relaxed);
         }
-        let Ok(pagemap) = Pagemap::open() else { return false };
+        let Ok(Pagemap(file)) = Pagemap::open() else { return false };
+        let pagemap = Pagemap(out_of_the_way(file));
         let done = read(&pagemap);
-        self.keep(pagemap);
-        done
-    }
-
-    fn keep(&self, pagemap: Pagemap) {
-        let Ok(copy) = rustix::io::fcntl_dupfd_cloexec(&pagemap.0, OUT_OF_THE_WAY) else { return };
-        self.inode.store(inode_of(&copy), Ordering::Relaxed);
-        let number = copy.as_raw_fd();
-        let free =
-            self.number.compare_exchange(-1, number, Ordering::Release, Ordering::Relaxed);
-        if free.is_ok() {
-            let _ = copy.into_raw_fd();
+        // Whoever else does so at the same time stores the same: the inode is the process's.
+        self.inode.store(inode_of(&pagemap.0), Ordering::Relaxed);
+        let number = pagemap.0.as_raw_fd();
+        let free = self.number.compare_exchange(-1, number, Ordering::Release, Ordering::Relaxed);
+        match free {
+            Ok(_) => {
+                let _ = pagemap.0.into_raw_fd();
+            }
+            Err(_) => close(pagemap.0),
         }
+        done
     }
 
     /// In a child of fork: the descriptor shows the parent's memory.
