@@ -28,7 +28,7 @@ fn refused(text: &str) -> String {
 fn table_defaults_are_the_defaults() {
     for spec in &TABLE {
         // Other than the default first, so that applying the default must change it back.
-        let mut options = Options::new()
+        let before = Options::new()
             .service(ServiceChoice::Off)
             .pattern(1)
             .threshold(4096)
@@ -36,9 +36,10 @@ fn table_defaults_are_the_defaults() {
             .decay_ms(1)
             .region(16 << 20)
             .stats(StatsChoice::Stderr);
-        let before = options;
+        let mut options = before;
         options.set(spec.name.as_bytes(), spec.default.as_bytes()).unwrap();
         assert_ne!(options, before, "{}", spec.name);
+        assert_eq!((spec.reset)(before), options, "{} and {}", spec.method, spec.name);
     }
     let all: Vec<String> =
         TABLE.iter().map(|spec| format!("{}={}", spec.name, spec.default)).collect();
