@@ -19,6 +19,7 @@ mod tests;
 
 pub use parse::{OptionError, OptionErrorKind};
 pub use path::PathText;
+pub use refpage::Pattern;
 pub use table::{OptionSpec, TABLE};
 
 /// The largest request in bytes that small-object spans can serve, and so the largest threshold.
@@ -80,8 +81,8 @@ pub enum StatsChoice {
 pub struct Options {
     /// Which service to take.
     pub service: ServiceChoice,
-    /// The byte that untouched heap memory reads as.
-    pub pattern: u8,
+    /// What untouched heap memory reads as.
+    pub pattern: Pattern,
     /// Requests of at least this many bytes get a page run of their own.
     pub threshold: usize,
     /// The page pool's watermark in bytes.
@@ -105,7 +106,7 @@ impl Options {
     pub const fn new() -> Self {
         Self {
             service: ServiceChoice::Auto,
-            pattern: 0xaa,
+            pattern: Pattern::byte(0xaa),
             threshold: 64 << 10,
             pool: 16 << 20,
             decay_ms: 1000,
@@ -124,8 +125,16 @@ impl Options {
 
     /// The byte that untouched heap memory reads as (option `pattern`).
     #[must_use]
-    pub const fn pattern(mut self, byte: u8) -> Self {
-        self.pattern = byte;
+    pub const fn pattern(self, byte: u8) -> Self {
+        self.pattern_word(Pattern::byte(byte))
+    }
+
+    /// As [`pattern`](Self::pattern), for a word of 2, 4 or 8 bytes, which repeats itself: with
+    /// `Pattern::word32(0xdead_beef)`, every aligned 32-bit load of untouched memory gives
+    /// 0xdeadbeef.
+    #[must_use]
+    pub const fn pattern_word(mut self, word: Pattern) -> Self {
+        self.pattern = word;
         self
     }
 

@@ -8,7 +8,7 @@ use rustix::fd::{BorrowedFd, IntoRawFd};
 use rustix::fs::{Mode, OFlags};
 
 use crate::heap::Heap;
-use crate::options::StatsChoice;
+use crate::options::{Pattern, StatsChoice};
 use crate::start;
 
 /// Room for either form.
@@ -95,9 +95,9 @@ pub fn service_reason<R>(tell: impl FnOnce(&dyn fmt::Display) -> R) -> R {
     }
 }
 
-/// The byte that free memory holds, if the service in force keeps it.
-pub fn pattern() -> Option<u8> {
-    start::started().and_then(|heap| heap.engine.content().byte())
+/// What free memory holds, if the service in force keeps it.
+pub fn pattern() -> Option<Pattern> {
+    start::started().and_then(|heap| heap.engine.content().pattern())
 }
 
 /// Writes the block for people to a descriptor.

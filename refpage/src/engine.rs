@@ -7,7 +7,7 @@ use rustix::io::{Errno, Result};
 
 use crate::bits::Pages;
 use crate::blocks::Blocks;
-use crate::content::Content;
+use crate::content::{Content, Pattern};
 use crate::counters::Counters;
 use crate::huge::HUGE;
 use crate::place::Sources;
@@ -27,8 +27,8 @@ const CHANNEL_NUMBER: i32 = 1000;
 pub struct Config {
     /// The service to use; none: the best that works.
     pub service: Option<Service>,
-    /// The byte that free memory holds.
-    pub pattern: u8,
+    /// What free memory holds.
+    pub pattern: Pattern,
     /// Bytes that wait in the pool at most.
     pub pool: usize,
 }

@@ -2,7 +2,7 @@
 //! allocates or frees them meanwhile.
 
 use crate::bits::Pages;
-use crate::content::Content;
+use crate::content::{Content, Pattern};
 use crate::engine::Engine;
 use crate::place::{Fresh, Supply};
 use crate::service::Service;
@@ -117,7 +117,7 @@ impl Engine {
     /// None if that cannot be found out.
     pub fn sample(&self, pages: Pages) -> Option<usize> {
         const SAMPLES: usize = 8;
-        let clean = u64::from_ne_bytes([self.content().byte()?; 8]);
+        let clean = self.content().pattern()?.as_word();
         let words: [usize; SAMPLES] = core::array::from_fn(|i| {
             self.region().address(pages.first + i * pages.count / SAMPLES) as usize
         });
@@ -255,7 +255,7 @@ impl Engine {
 
     pub(crate) fn value_of(&self, fresh: Fresh) -> Content {
         match (fresh, self.content()) {
-            (Fresh::Zero, Content::Pattern(_)) => Content::Pattern(0),
+            (Fresh::Zero, Content::Pattern(_)) => Content::Pattern(Pattern::ZERO),
             (_, content) => content,
         }
     }

@@ -5,7 +5,9 @@
 
 use std::io::Read;
 
-use refpage::{Config, Engine, Fresh, Pages, Region, RunWindow, Runs, Service, probe_channel};
+use refpage::{
+    Config, Engine, Fresh, Pages, Pattern, Region, RunWindow, Runs, Service, probe_channel,
+};
 
 const PATTERN: u8 = 0xAA;
 const MIB: usize = 1 << 20;
@@ -36,7 +38,8 @@ impl Fixture {
     fn with_region(service: Service, len: usize) -> Self {
         let run: &'static OneRun = Box::leak(Box::default());
         let region = Region::reserve(len, 2 * MIB).expect("address space");
-        let config = Config { service: Some(service), pattern: PATTERN, pool: 16 * MIB };
+        let config =
+            Config { service: Some(service), pattern: Pattern::byte(PATTERN), pool: 16 * MIB };
         let engine: &'static Engine =
             Box::leak(Box::new(Engine::new(region, &config, run).expect("address space")));
         engine.launch();

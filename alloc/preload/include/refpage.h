@@ -14,6 +14,8 @@
 #ifndef REFPAGE_H
 #define REFPAGE_H
 
+#include <stdint.h>
+
 #ifdef REFPAGE_WEAK
 #define REFPAGE_API __attribute__((weak))
 #else
@@ -32,8 +34,12 @@ REFPAGE_API const char *refpage_version(void);
 REFPAGE_API const char *refpage_service(void);
 
 /* The byte that untouched memory reads as: 0xaa unless REFPAGE_OPTIONS says otherwise; -1 when the service
- * is "off" or "none". */
+ * is "off" or "none", or when the pattern is a word whose bytes differ. */
 REFPAGE_API int refpage_pattern(void);
+
+/* Stores what an aligned 64-bit load of untouched memory gives, for a byte as for a word, and returns 1.
+ * Returns 0, and stores nothing, when the service is "off" or "none". */
+REFPAGE_API int refpage_pattern_word(uint64_t *word);
 
 /* Writes the block of statistics that stats=1 prints at exit to the file descriptor fd. */
 REFPAGE_API void refpage_stats_print(int fd);

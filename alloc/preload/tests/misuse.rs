@@ -6,7 +6,7 @@ mod common;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use common::{c_program, is_served, preload, run, serve};
+use common::{DEFAULT, c_program, is_served, preload, run, serve};
 
 fn misuse(behaviour: &str, verdict: &str) {
     let Some(program) = c_program("misuse") else {
@@ -49,7 +49,7 @@ fn limits(behaviour: &str, service: &str) {
         return;
     };
     if is_served(service) {
-        run(serve(Command::new(&program).arg(behaviour), service, 0xaa)).expect_success();
+        run(serve(Command::new(&program).arg(behaviour), service, DEFAULT)).expect_success();
     }
 }
 
@@ -72,7 +72,7 @@ fn under_a_limit(service: &str) {
         return;
     }
     let mut command = Command::new(&program);
-    serve(command.arg("under-a-limit"), service, 0xaa);
+    serve(command.arg("under-a-limit"), service, DEFAULT);
     let limit = libc::rlimit { rlim_cur: 2 << 30, rlim_max: 2 << 30 };
     // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are allowed:
     // setrlimit is one system call on a copy of a struct, and the error needs no allocation.
@@ -90,7 +90,7 @@ fn accounting_symbols_add_up() {
     let Some(program) = c_program("limits") else {
         return;
     };
-    let outcome = run(serve(Command::new(&program).arg("accounting"), "memset", 0xaa));
+    let outcome = run(serve(Command::new(&program).arg("accounting"), "memset", DEFAULT));
     let xml = outcome.expect_success().stdout_text();
     assert!(xml.starts_with("<malloc version=\"1\">\n"), "{xml}");
     assert!(xml.trim_end().ends_with("</malloc>"), "{xml}");
@@ -107,9 +107,13 @@ fn own_api_names_version_service_and_pattern() {
     let Some(program) = c_program("own_api") else {
         return;
     };
-    for (service, pattern, told) in
-        [("memset", 0xaa, "170"), ("memset", 0x5c, "92"), ("off", 0xaa, "-1")]
-    {
+    for (service, pattern, told) in [
+        ("memset", DEFAULT, "170 1 0xaaaaaaaaaaaaaaaa"),
+        ("memset", "0x5c", "92 1 0x5c5c5c5c5c5c5c5c"),
+        ("memset", "0x5c5c", "92 1 0x5c5c5c5c5c5c5c5c"),
+        ("memset", "0xdeadbeef", "-1 1 0xdeadbeefdeadbeef"),
+        ("off", DEFAULT, "-1 0 0x1"),
+    ] {
         let outcome = run(serve(&mut Command::new(&program), service, pattern));
         let text = outcome.expect_success().stdout_text();
         let mut lines = text.lines();
@@ -176,6 +180,7 @@ fn exactly_the_intended_symbols_are_exported() {
         "realloc",
         "reallocarray",
         "refpage_pattern",
+        "refpage_pattern_word",
         "refpage_service",
         "refpage_stats_print",
         "refpage_version",

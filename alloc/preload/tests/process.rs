@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{
-    PATTERNS, ScratchDir, c_library, c_program, check_content, is_served, library, preload, run,
-    serve, skipped,
+    DEFAULT, PATTERNS, ScratchDir, c_library, c_program, check_content, is_served, library,
+    preload, run, serve, skipped,
 };
 
 for_each_service! {
@@ -50,7 +50,7 @@ fn in_a_library(service: &str) {
     }
     for order in [[library(), other.clone()], [other, library()]] {
         let mut command = Command::new(&program);
-        serve(&mut command, service, 0xaa);
+        serve(&mut command, service, DEFAULT);
         command.env("LD_PRELOAD", format!("{}:{}", order[0].display(), order[1].display()));
         run(&mut command).expect_success();
     }
@@ -61,7 +61,7 @@ fn at_the_end(service: &str) {
         return;
     };
     if is_served(service) {
-        let outcome = run(serve(&mut Command::new(program), service, 0x5c));
+        let outcome = run(serve(&mut Command::new(program), service, "0x5c"));
         assert_eq!(outcome.expect_success().stdout_text(), "ended\n");
     }
 }
@@ -71,7 +71,7 @@ fn main_thread_ends(service: &str) {
         return;
     };
     if is_served(service) {
-        let outcome = run(serve(Command::new(program).arg("main-thread-ends"), service, 0xaa));
+        let outcome = run(serve(Command::new(program).arg("main-thread-ends"), service, DEFAULT));
         assert_eq!(outcome.expect_success().stdout_text(), "outlived\n");
     }
 }
@@ -89,7 +89,7 @@ fn libraries(service: &str) {
     }
     let mut command = Command::new(program);
     command.arg("libraries").env("TEST_LIBRARIES", &dir.0);
-    run(serve(&mut command, service, 0xaa)).expect_success();
+    run(serve(&mut command, service, DEFAULT)).expect_success();
 }
 
 /// A user without privileges, and what it runs where it can read it.
@@ -122,7 +122,7 @@ impl Nobody {
         copy
     }
 
-    fn command(&self, program: &Path, service: &str, pattern: u8) -> Command {
+    fn command(&self, program: &Path, service: &str, pattern: &str) -> Command {
         let mut command = Command::new(self.bring(program));
         serve(&mut command, service, pattern).env("LD_PRELOAD", self.bring(&library()));
         command.current_dir(&self.dir.0).uid(Self::ID).gid(Self::ID);
@@ -141,7 +141,7 @@ fn without_privilege(service: &str) {
         return;
     };
     let Some(nobody) = Nobody::new() else { return };
-    let outcome = run(&mut nobody.command(&which, service, 0xaa));
+    let outcome = run(&mut nobody.command(&which, service, DEFAULT));
     let taken = outcome.expect_success().stdout_text().trim().to_owned();
     let told = outcome.refpage_lines().len();
     assert_eq!(
@@ -167,7 +167,7 @@ fn the_best_service_is_chosen() {
     preload(&mut commands[0], "");
     let nobody = Nobody::new();
     if let Some(nobody) = &nobody {
-        commands.push(nobody.command(&which, "auto", 0xaa));
+        commands.push(nobody.command(&which, "auto", DEFAULT));
     }
     for command in &mut commands {
         let outcome = run(command);

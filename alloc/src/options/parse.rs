@@ -7,7 +7,7 @@
 
 use core::fmt;
 
-use super::{OptionSpec, Options, TABLE};
+use super::{OptionSpec, Options, Pattern, TABLE};
 
 impl Options {
     /// Applies every entry of `text`. An entry that is wrong leaves its option as it was, is handed
@@ -135,4 +135,18 @@ pub(super) fn parse_size(text: &[u8]) -> Option<usize> {
         _ => (text, 0),
     };
     usize::try_from(parse_number(number)?.checked_mul(1 << shift)?).ok()
+}
+
+/// A byte: a decimal number, or one or two hexadecimal digits after `0x`. Or a word: 4, 8 or 16
+/// hexadecimal digits after `0x`, leading zeros among them.
+pub(super) fn parse_pattern(text: &[u8]) -> Option<Pattern> {
+    let number = parse_number(text)?;
+    let digits = text.strip_prefix(b"0x").or_else(|| text.strip_prefix(b"0X")).map(<[u8]>::len);
+    Some(match digits {
+        None | Some(1 | 2) => Pattern::byte(u8::try_from(number).ok()?),
+        Some(4) => Pattern::word16(u16::try_from(number).ok()?),
+        Some(8) => Pattern::word32(u32::try_from(number).ok()?),
+        Some(16) => Pattern::word64(number),
+        _ => return None,
+    })
 }

@@ -1,6 +1,6 @@
 //! The table of all options.
 
-use super::parse::{parse_number, parse_size};
+use super::parse::{parse_number, parse_pattern, parse_size};
 use super::{Options, PathText, ServiceChoice, StatsChoice};
 use super::{pool_is_valid, region_is_valid, threshold_is_valid};
 
@@ -53,12 +53,12 @@ pub static TABLE: [OptionSpec; 7] = [
     },
     option! { pattern(0xaa),
         name: "pattern",
-        value: "BYTE",
-        accepts: "a byte, 0 to 255 or 0x00 to 0xff",
+        value: "BYTE|WORD",
+        accepts: "a byte, 0 to 255 or 0x00 to 0xff, or a word, 0x and 4, 8 or 16 hex digits",
         default: "0xaa",
-        help: "the byte that heap memory reads as until it is written",
+        help: "what heap memory reads as until it is written: a byte, or a word as an aligned load of its size gives it",
         set: |options, value| {
-            options.pattern = u8::try_from(parse_number(value)?).ok()?;
+            options.pattern = parse_pattern(value)?;
             Some(())
         },
     },
