@@ -87,6 +87,8 @@ pub struct Options {
     pub threshold: usize,
     /// The page pool's watermark in bytes.
     pub pool: usize,
+    /// What an idle pool keeps, in bytes.
+    pub pool_low: usize,
     /// How long a freed page run keeps its pages, in milliseconds.
     pub decay_ms: u32,
     /// The size of the Region in bytes of address space; 0 takes the largest that fits.
@@ -109,6 +111,7 @@ impl Options {
             pattern: Pattern::byte(0xaa),
             threshold: 64 << 10,
             pool: 16 << 20,
+            pool_low: 0,
             decay_ms: 1000,
             region: 0,
             stats: StatsChoice::Off,
@@ -159,6 +162,18 @@ impl Options {
     pub const fn pool(mut self, bytes: usize) -> Self {
         assert!(pool_is_valid(bytes), "pool: at most 64 GiB");
         self.pool = bytes;
+        self
+    }
+
+    /// How many bytes of them the pool keeps when nothing has happened for some seconds (option
+    /// `pool_low`): at most 64 GiB; 0 gives all back to the kernel.
+    ///
+    /// # Panics
+    /// If `bytes` is above 64 GiB.
+    #[must_use]
+    pub const fn pool_low(mut self, bytes: usize) -> Self {
+        assert!(pool_is_valid(bytes), "pool_low: at most 64 GiB");
+        self.pool_low = bytes;
         self
     }
 

@@ -41,8 +41,12 @@ impl Bench {
             pages_each: (4 << 20) / page_bytes,
             windows: Default::default(),
         }));
-        let config =
-            Config { service: Some(service), pattern: Pattern::byte(PATTERN), pool: 16 << 20 };
+        let config = Config {
+            service: Some(service),
+            pattern: Pattern::byte(PATTERN),
+            pool: 16 << 20,
+            pool_low: 0,
+        };
         let engine: &'static Engine =
             Box::leak(Box::new(Engine::new(region, &config, runs).expect("address space")));
         engine.launch();

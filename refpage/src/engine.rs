@@ -31,6 +31,8 @@ pub struct Config {
     pub pattern: Pattern,
     /// Bytes that wait in the pool at most.
     pub pool: usize,
+    /// Bytes of them that stay there when nothing has happened for a while.
+    pub pool_low: usize,
 }
 
 /// Why the service in force is the one it is.
@@ -109,7 +111,7 @@ impl Engine {
         };
         let lazy = match service {
             Service::Lazy => Some(Lazy {
-                pool: Pool::reserve(config.pool)?,
+                pool: Pool::reserve(config.pool, config.pool_low)?,
                 sources: Sources::map(content)?,
                 stack: Stack::map()?,
                 blocks: Blocks::reserve(&region)?,

@@ -23,7 +23,8 @@ use crate::sys::{report, vm};
 const FIRST_LOOK: u64 = 250;
 const LAST_LOOK: u64 = 60_000;
 
-/// After this many idle milliseconds, what waits in the pool goes back to the kernel too.
+/// After this many idle milliseconds, what waits in the pool goes back to the kernel too, but for
+/// its low watermark.
 const POOL_IDLE: u64 = 4_000;
 
 /// A sequential writer gets one huge page ahead of it for so many that it has written, and as many
@@ -237,7 +238,7 @@ impl Handler {
                     && look >= POOL_IDLE
                 {
                     self.wanted = 0;
-                    pool.drain(usize::MAX);
+                    pool.drain_to_low();
                 }
                 (look.max(FIRST_LOOK) * 2).min(LAST_LOOK)
             }

@@ -38,8 +38,12 @@ impl Fixture {
     fn with_region(service: Service, len: usize) -> Self {
         let run: &'static OneRun = Box::leak(Box::default());
         let region = Region::reserve(len, 2 * MIB).expect("address space");
-        let config =
-            Config { service: Some(service), pattern: Pattern::byte(PATTERN), pool: 16 * MIB };
+        let config = Config {
+            service: Some(service),
+            pattern: Pattern::byte(PATTERN),
+            pool: 16 * MIB,
+            pool_low: 0,
+        };
         let engine: &'static Engine =
             Box::leak(Box::new(Engine::new(region, &config, run).expect("address space")));
         engine.launch();

@@ -38,7 +38,7 @@ macro_rules! option {
 }
 
 /// Every option, in the order of the help.
-pub static TABLE: [OptionSpec; 7] = [
+pub static TABLE: [OptionSpec; 8] = [
     option! { service(ServiceChoice::Auto),
         name: "service",
         value: "SERVICE",
@@ -81,6 +81,17 @@ pub static TABLE: [OptionSpec; 7] = [
         help: "how much memory the page pool keeps filled and ready to be moved in",
         set: |options, value| {
             options.pool = parse_size(value).filter(|&bytes| pool_is_valid(bytes))?;
+            Some(())
+        },
+    },
+    option! { pool_low(0),
+        name: "pool_low",
+        value: "SIZE",
+        accepts: "a size from 0 to 64G",
+        default: "0",
+        help: "how much of that stays in the pool when nothing has happened for some seconds",
+        set: |options, value| {
+            options.pool_low = parse_size(value).filter(|&bytes| pool_is_valid(bytes))?;
             Some(())
         },
     },

@@ -33,6 +33,7 @@ fn table_defaults_are_the_defaults() {
             .pattern(1)
             .threshold(4096)
             .pool(1)
+            .pool_low(1)
             .decay_ms(1)
             .region(16 << 20)
             .stats(StatsChoice::Stderr);
@@ -48,13 +49,15 @@ fn table_defaults_are_the_defaults() {
 
 #[test]
 fn every_option_is_read() {
-    let options =
-        accepted("service=lazy:pattern=0xA5:threshold=5000:pool=1G:decay=0:region=64g:stats=1");
+    let options = accepted(
+        "service=lazy:pattern=0xA5:threshold=5000:pool=1G:pool_low=2M:decay=0:region=64g:stats=1",
+    );
     let expected = Options::new()
         .service(ServiceChoice::Lazy)
         .pattern(0xa5)
         .threshold(5000)
         .pool(1 << 30)
+        .pool_low(2 << 20)
         .decay_ms(0)
         .region(64 << 30)
         .stats(StatsChoice::Stderr);
@@ -107,11 +110,11 @@ fn a_pattern_is_a_byte_or_a_word_by_its_digits() {
 
 #[test]
 fn ranges_end_where_they_say() {
-    let ends = "threshold=4K threshold=64K region=0 region=16M region=128T pool=64G pattern=255 decay=4294967295";
+    let ends = "threshold=4K threshold=64K region=0 region=16M region=128T pool=64G pool_low=64G pattern=255 decay=4294967295";
     for text in ends.split(' ') {
         accepted(text);
     }
-    let beyond = "threshold=4095 threshold=65537 region=1 region=16777215 region=129T pattern=256 decay=4294967296";
+    let beyond = "threshold=4095 threshold=65537 region=1 region=16777215 region=129T pool_low=65G pattern=256 decay=4294967296";
     for text in beyond.split(' ') {
         assert!(refused(text).starts_with("bad value"), "{text}");
     }
@@ -139,7 +142,7 @@ fn a_bad_entry_does_not_stop_the_others() {
     assert_eq!(
         complaints,
         [
-            "unknown option \"foo\"; options are service, pattern, threshold, pool, decay, region, stats",
+            "unknown option \"foo\"; options are service, pattern, threshold, pool, pool_low, decay, region, stats",
             "bad value \"300\" for pattern: a byte, 0 to 255 or 0x00 to 0xff, or a word, 0x and 4, 8 or 16 hex digits",
             "option \"pool\" needs a value: pool=SIZE, a size from 0 to 64G",
         ]
