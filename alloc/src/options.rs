@@ -203,6 +203,28 @@ impl Options {
         self.stats = choice;
         self
     }
+
+    /// How many bytes of address space freed allocations stay in before it is used again (option
+    /// `quarantine`). This version has no quarantine: the name is reserved.
+    ///
+    /// # Panics
+    /// If `bytes` is not 0.
+    #[must_use]
+    pub const fn quarantine(self, bytes: usize) -> Self {
+        assert!(bytes == 0, "quarantine: this version has none");
+        self
+    }
+
+    /// Whether an access past the end of a large allocation ends the process (option `guards`).
+    /// This version has no guards: the name is reserved.
+    ///
+    /// # Panics
+    /// If `on` is true.
+    #[must_use]
+    pub const fn guards(self, on: bool) -> Self {
+        assert!(!on, "guards: this version has none");
+        self
+    }
 }
 
 const fn threshold_is_valid(bytes: usize) -> bool {

@@ -138,6 +138,8 @@ fn options_that_make_no_sense_are_named_and_passed_over() {
         ("threshold=plenty", "plenty"),
         ("service=fastest", "fastest"),
         ("nonsense", "nonsense"),
+        ("quarantine=1G", "this version has no quarantine yet"),
+        ("guards=on", "this version has no guards yet"),
     ] {
         let outcome = run(preload(&mut Command::new(&program), options));
         outcome.expect_success();

@@ -37,7 +37,9 @@ impl Options {
     pub fn set<'a>(&mut self, key: &'a [u8], value: &'a [u8]) -> Result<(), OptionError<'a>> {
         let spec =
             spec_of(key).ok_or(OptionError { key, value, kind: OptionErrorKind::UnknownKey })?;
-        (spec.set)(self, value).ok_or(OptionError { key, value, kind: OptionErrorKind::BadValue })
+        let refused =
+            if spec.reserved { OptionErrorKind::Reserved } else { OptionErrorKind::BadValue };
+        (spec.set)(self, value).ok_or(OptionError { key, value, kind: refused })
     }
 }
 
@@ -50,6 +52,8 @@ pub enum OptionErrorKind {
     NoValue,
     /// The option does not take this value.
     BadValue,
+    /// This version has only the name of the option, and takes its default alone.
+    Reserved,
 }
 
 /// One entry that could not be applied. Its `Display` is one line, whatever bytes the entry holds.
@@ -70,6 +74,13 @@ impl fmt::Display for OptionError<'_> {
         match (self.kind, spec_of(self.key)) {
             (OptionErrorKind::BadValue, Some(spec)) => {
                 write!(f, "bad value \"{value}\" for {key}: {}", spec.accepts)
+            }
+            (OptionErrorKind::Reserved, Some(spec)) => {
+                write!(
+                    f,
+                    "this version has no {key} yet: {key}={value} is not possible, only {key}={}",
+                    spec.default
+                )
             }
             (OptionErrorKind::NoValue, Some(spec)) => {
                 write!(f, "option \"{key}\" needs a value: {key}={}, {}", spec.value, spec.accepts)

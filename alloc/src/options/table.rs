@@ -19,6 +19,8 @@ pub struct OptionSpec {
     pub help: &'static str,
     /// The method of [`Options`] that does the same.
     pub method: &'static str,
+    /// This version knows only the name: it takes the default and nothing else.
+    pub reserved: bool,
     /// Stores the value, or changes nothing and says `None`.
     pub(super) set: fn(&mut Options, &[u8]) -> Option<()>,
     /// Sets the default by the builder's method: no option is without one.
@@ -38,13 +40,14 @@ macro_rules! option {
 }
 
 /// Every option, in the order of the help.
-pub static TABLE: [OptionSpec; 8] = [
+pub static TABLE: [OptionSpec; 10] = [
     option! { service(ServiceChoice::Auto),
         name: "service",
         value: "SERVICE",
         accepts: "auto, lazy, memset or off",
         default: "auto",
         help: "how the pattern gets under the program's accesses; auto takes the best this machine allows",
+        reserved: false,
         set: |options, value| {
             options.service =
                 *ServiceChoice::ALL.iter().find(|choice| choice.as_str().as_bytes() == value)?;
@@ -57,6 +60,7 @@ pub static TABLE: [OptionSpec; 8] = [
         accepts: "a byte, 0 to 255 or 0x00 to 0xff, or a word, 0x and 4, 8 or 16 hex digits",
         default: "0xaa",
         help: "what heap memory reads as until it is written: a byte, or a word as an aligned load of its size gives it",
+        reserved: false,
         set: |options, value| {
             options.pattern = parse_pattern(value)?;
             Some(())
@@ -68,6 +72,7 @@ pub static TABLE: [OptionSpec; 8] = [
         accepts: "a size from 4K to 64K",
         default: "64K",
         help: "requests of at least this size get a page run of their own; above 64K they always do",
+        reserved: false,
         set: |options, value| {
             options.threshold = parse_size(value).filter(|&bytes| threshold_is_valid(bytes))?;
             Some(())
@@ -79,6 +84,7 @@ pub static TABLE: [OptionSpec; 8] = [
         accepts: "a size from 0 to 64G",
         default: "16M",
         help: "how much memory the page pool keeps filled and ready to be moved in",
+        reserved: false,
         set: |options, value| {
             options.pool = parse_size(value).filter(|&bytes| pool_is_valid(bytes))?;
             Some(())
@@ -90,6 +96,7 @@ pub static TABLE: [OptionSpec; 8] = [
         accepts: "a size from 0 to 64G",
         default: "0",
         help: "how much of that stays in the pool when nothing has happened for some seconds",
+        reserved: false,
         set: |options, value| {
             options.pool_low = parse_size(value).filter(|&bytes| pool_is_valid(bytes))?;
             Some(())
@@ -101,6 +108,7 @@ pub static TABLE: [OptionSpec; 8] = [
         accepts: "milliseconds, 0 to 4294967295",
         default: "1000",
         help: "how long a freed page run keeps its pages before it gives them back",
+        reserved: false,
         set: |options, value| {
             options.decay_ms = u32::try_from(parse_number(value)?).ok()?;
             Some(())
@@ -112,6 +120,7 @@ pub static TABLE: [OptionSpec; 8] = [
         accepts: "0, or a size from 16M to 128T",
         default: "0",
         help: "the address space reserved for the heap; 0 takes the largest that fits",
+        reserved: false,
         set: |options, value| {
             options.region = parse_size(value).filter(|&bytes| region_is_valid(bytes))?;
             Some(())
@@ -123,6 +132,7 @@ pub static TABLE: [OptionSpec; 8] = [
         accepts: "0, 1 or json:FILE, with a file name of 1 to 255 bytes and no ':'",
         default: "0",
         help: "what to do with the statistics at exit: 1 prints them on stderr, json:FILE writes them there",
+        reserved: false,
         set: |options, value| {
             options.stats = match value {
                 b"0" => StatsChoice::Off,
@@ -131,5 +141,23 @@ pub static TABLE: [OptionSpec; 8] = [
             };
             Some(())
         },
+    },
+    option! { quarantine(0),
+        name: "quarantine",
+        value: "SIZE",
+        accepts: "only 0",
+        default: "0",
+        help: "reserved: how much address space freed allocations stay in before it is used again; this version has no quarantine yet",
+        reserved: true,
+        set: |_, value| (value == b"0").then_some(()),
+    },
+    option! { guards(false),
+        name: "guards",
+        value: "WHETHER",
+        accepts: "only off",
+        default: "off",
+        help: "reserved: whether an access past the end of a large allocation ends the process; this version has no guards yet",
+        reserved: true,
+        set: |_, value| (value == b"off").then_some(()),
     },
 ];
