@@ -163,15 +163,33 @@ impl Content {
     }
 }
 
-/// Fills with a pattern that memset cannot write.
+/// Fills with a pattern that memset cannot write: the beginning word by word, the rest with copies of
+/// it, because libc's memcpy has wider stores than the compiler may use (twice as fast for 1 MiB).
 ///
 /// # Safety
 /// As for [`Content::fill`].
 #[inline(never)]
 unsafe fn tile(pattern: Pattern, start: *mut u8, len: usize) {
+    // A multiple of 8, so that each copy goes on where the one before it ended.
+    let first = len.min(COPIED);
+    // SAFETY: the caller's range, or its beginning.
+    unsafe { tile_by_words(pattern.tile_at(start.addr()), start, first) };
+    for at in (COPIED..len).step_by(COPIED) {
+        // SAFETY: both lie in the caller's range and are apart; the source was filled above.
+        unsafe { start.add(at).copy_from_nonoverlapping(start, COPIED.min(len - at)) };
+    }
+}
+
+/// Bytes that [`tile`] writes by itself: they stay in the nearest cache while they are copied.
+const COPIED: usize = 4096;
+
+/// Fills with `word`, from `start` on as it lies in memory.
+///
+/// # Safety
+/// As for [`Content::fill`].
+unsafe fn tile_by_words(word: u64, start: *mut u8, len: usize) {
     // So many words at once for the compiler to use the widest stores that it may.
     const WIDE: usize = 8;
-    let word = pattern.tile_at(start.addr());
     let mut at = 0;
     while len - at >= 8 * WIDE {
         // SAFETY: the range lies within the caller's.
