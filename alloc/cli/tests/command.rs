@@ -63,6 +63,7 @@ fn a_wrong_command_line_gets_one_line_and_code_2() {
     fails(&["run", "--nonsense", "--", "true"], 2, "--nonsense");
     fails(&["run", "--nonsense", "true"], 2, "--nonsense");
     fails(&["help", "nonsense"], 2, "nonsense");
+    fails(&["help", "run", "--markdown"], 2, "refpage help options");
     fails(&["measure", "--touch", "some"], 2, "some");
 }
 
@@ -101,6 +102,22 @@ fn help_options_lists_every_option_with_its_default() {
         assert!(text.contains(spec.help) && text.contains(spec.accepts), "{}", spec.name);
         assert!(text.contains(&format!("default {}\n", spec.default)), "{}", spec.name);
     }
+}
+
+/// Where it says otherwise, the document is made anew by the command that the test names.
+#[test]
+fn the_document_of_the_options_is_what_the_table_makes() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/OPTIONS.md");
+    let made = stdout(&refpage(&["help", "options", "--markdown"]));
+    for spec in &TABLE {
+        assert!(made.contains(&format!("| `{}` |", spec.name)), "{}", spec.name);
+        assert!(made.contains(&format!("| `{}` |\n", spec.method)), "{}", spec.method);
+    }
+    assert!(
+        std::fs::read_to_string(&path).is_ok_and(|document| document == made),
+        "docs/OPTIONS.md is not what the table makes: \
+         cargo run --release -- help options --markdown > docs/OPTIONS.md"
+    );
 }
 
 #[test]
