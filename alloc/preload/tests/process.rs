@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use std::process::Command;
 
 use common::{
     DEFAULT, PATTERNS, ScratchDir, c_library, c_program, check_content, is_served, library,
-    preload, run, serve, skipped,
+    linked_c_program, preload, run, serve, skipped,
 };
 
 for_each_service! {
@@ -176,5 +177,54 @@ fn the_best_service_is_chosen() {
         assert!(["lazy", "memset"].contains(&taken), "{taken}");
         let told = outcome.stderr.lines().count();
         assert_eq!(told, usize::from(taken != "lazy"), "{}", outcome.stderr);
+    }
+}
+
+/// Who may run a program with the rights of another must not choose what that program does.
+#[test]
+fn a_program_with_more_rights_than_its_caller_ignores_the_environment() {
+    let Some(nobody) = Nobody::new() else { return };
+    if let Some(reason) = rights_cannot_grow(&nobody.dir.0) {
+        skipped(reason);
+        return;
+    }
+    nobody.bring(&library());
+    let Some(program) = linked_c_program("secure", &nobody.dir.0) else { return };
+    let program = nobody.bring(&program);
+    let options = "service=memset:pattern=0x5c:stats=1:nonsense=1";
+    let found = |mode: u32| {
+        fs::set_permissions(&program, fs::Permissions::from_mode(mode)).expect("an owner may");
+        let mut command = Command::new(&program);
+        command.uid(Nobody::ID).gid(Nobody::ID).current_dir("/").env("REFPAGE_OPTIONS", options);
+        let outcome = run(&mut command);
+        (outcome.expect_success().stdout_text(), outcome.stderr)
+    };
+    // What the options do to a program without such rights.
+    let (told, printed) = found(0o755);
+    assert_eq!(told, "0 0x5c\n");
+    assert!(printed.contains("nonsense") && printed.contains("statistics"), "{printed}");
+    for mode in [0o4755, 0o2755] {
+        let (told, printed) = found(mode);
+        assert_eq!(told, "1 0xaa\n", "mode {mode:o}");
+        // But that there is only `memset` is said to everyone.
+        let printed: Vec<_> =
+            printed.lines().filter(|line| !line.contains("instead of lazy")).collect();
+        assert_eq!(printed, [""; 0], "mode {mode:o}");
+    }
+}
+
+/// Why a set-user-ID program in `directory` would run like any other.
+fn rights_cannot_grow(directory: &Path) -> Option<&'static str> {
+    let path = std::ffi::CString::new(directory.as_os_str().as_bytes()).expect("no NUL in a path");
+    let mut about = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: statvfs reads a string and fills the struct, for which zeros are a value; prctl takes numbers.
+    let (flags, no_new) = unsafe {
+        assert_eq!(libc::statvfs(path.as_ptr(), about.as_mut_ptr()), 0);
+        (about.assume_init().f_flag, libc::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0))
+    };
+    match (flags & libc::ST_NOSUID != 0, no_new == 1) {
+        (true, _) => Some("the directory for temporary files is mounted nosuid"),
+        (_, true) => Some("this process may get no new rights (PR_SET_NO_NEW_PRIVS)"),
+        _ => None,
     }
 }

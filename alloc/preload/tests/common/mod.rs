@@ -102,6 +102,14 @@ pub fn c_program(name: &str) -> Option<PathBuf> {
     compile(name, &["-pie", "-fPIE", "-rdynamic"])
 }
 
+/// `tests/c/<name>.c` as an executable that names the library itself, to be found in `directory`: the loader
+/// preloads nothing into a program with more rights than its caller.
+pub fn linked_c_program(name: &str, directory: &Path) -> Option<PathBuf> {
+    let rpath = format!("-Wl,-rpath,{}", directory.display());
+    let built = format!("-L{}", library().parent()?.display());
+    compile(name, &["-pie", "-fPIE", &rpath, "-Wl,--no-as-needed", &built, "-lrefpage"])
+}
+
 /// `tests/c/<name>.c` as a shared library.
 pub fn c_library(name: &str) -> Option<PathBuf> {
     compile(name, &["-shared", "-fPIC"])
