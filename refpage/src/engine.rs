@@ -8,7 +8,7 @@ use rustix::io::{Errno, Result};
 use crate::bits::Pages;
 use crate::blocks::Blocks;
 use crate::content::{Content, Pattern};
-use crate::counters::Counters;
+use crate::counters::{Cause, Counters};
 use crate::huge::HUGE;
 use crate::place::Sources;
 use crate::pool::Pool;
@@ -220,6 +220,11 @@ impl Engine {
     /// What it has done so far.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Counts something that went a worse way.
+    pub fn note(&self, cause: Cause) {
+        self.counters.fall_backs.note(cause);
     }
 
     /// Pages that wait in the pool.

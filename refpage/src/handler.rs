@@ -106,6 +106,7 @@ impl Handler {
     /// Sleeps until there is a fault.
     fn sleep(&mut self, timeout_ms: u64) {
         let before = vm::thread_cpu_ns();
+        self.engine.counters().handler_cpu_ns.set(before);
         match self.channel.poll(Some(timeout_ms)) {
             Ok(true) => self.patience.woken(vm::thread_cpu_ns() - before),
             Ok(false) => {}
@@ -153,6 +154,7 @@ impl Handler {
             if let Some(place) = served.get_mut(i) {
                 self.engine.set_serving(Some(page));
                 *place = self.serve(page);
+                self.engine.counters().windows.add(place.count);
                 self.engine.set_serving(None);
             }
         }

@@ -48,7 +48,7 @@ pub mod sys;
 
 pub use bits::{PageBits, Pages};
 pub use content::{Content, Pattern};
-pub use counters::{Count, Counters};
+pub use counters::{Cause, Count, Counters, FallBacks, Histogram};
 pub use engine::{Config, Engine, Reason, probe_channel};
 pub use place::Fresh;
 pub use region::Region;

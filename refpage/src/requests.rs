@@ -3,6 +3,7 @@
 
 use crate::bits::Pages;
 use crate::content::{Content, Pattern};
+use crate::counters::Cause;
 use crate::engine::Engine;
 use crate::place::{Fresh, Supply};
 use crate::service::Service;
@@ -121,7 +122,10 @@ impl Engine {
         let words: [usize; SAMPLES] = core::array::from_fn(|i| {
             self.region().address(pages.first + i * pages.count / SAMPLES) as usize
         });
-        let held = vm::read_words(words)?;
+        let Some(held) = vm::read_words(words) else {
+            self.note(Cause::SampleRefused);
+            return None;
+        };
         Some(held.iter().filter(|&&word| word != clean).count() * pages.count / SAMPLES)
     }
 
@@ -185,13 +189,17 @@ impl Engine {
     /// not all of them were told.
     fn ask_kernel(&self, pages: Pages, tell: impl Fn(Pages, bool)) -> bool {
         const BATCH: usize = 1024;
-        let Ok(pagemap) = Pagemap::open() else { return false };
+        let Ok(pagemap) = Pagemap::open() else {
+            self.note(Cause::PagemapRefused);
+            return false;
+        };
         let mut rest = pages;
         while rest.count > 0 {
             let batch = rest.prefix(BATCH);
             let mut populated = [false; BATCH];
             let out = populated.get_mut(..batch.count).unwrap_or_default();
             if pagemap.populated(self.region().address(batch.first), out).is_err() {
+                self.note(Cause::PagemapRefused);
                 return false;
             }
             for (first, &mut populated) in (batch.first..).zip(out) {
@@ -229,7 +237,11 @@ impl Engine {
         }
         self.region().present().set(dst);
         let moved = match self.movable_pool() {
-            Some(_) => self.channel().move_pages(to, from, len, Holes::Skip).done,
+            Some(_) => {
+                let moved = self.channel().move_pages(to, from, len, Holes::Skip);
+                self.counters().fall_backs.note_move(moved.done, moved.stop);
+                moved.done
+            }
             None => 0,
         };
         if let Some(blocks) = self.blocks() {
