@@ -124,7 +124,9 @@ impl Large {
         let held_zeros = run.zeros.load(Relaxed);
         run.zeros.store(zeroed, Relaxed);
         let expected = self.predictor.expected(slots, fresh).unwrap_or_else(|| {
-            engine.note(Cause::NoPrediction);
+            if !matches!(engine.service(), Service::Memset | Service::Off) {
+                engine.note(Cause::NoPrediction);
+            }
             AT_FIRST
         });
         run.window.open(pages, if zeroed { asked.count } else { 0 }, expected);

@@ -1,5 +1,6 @@
 //! What the engine has done so far, and how often it had to do it in a worse way.
 
+use core::ffi::CStr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::Errno;
@@ -48,6 +49,18 @@ macro_rules! causes {
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$cause => $name,)*
+                }
+            }
+
+            /// The name as C wants it.
+            pub const fn as_c_str(self) -> &'static CStr {
+                match self {
+                    $(Self::$cause => const {
+                        match CStr::from_bytes_with_nul(concat!($name, "\0").as_bytes()) {
+                            Ok(name) => name,
+                            Err(_) => panic!("a NUL in a name"),
+                        }
+                    })*
                 }
             }
         }

@@ -113,7 +113,11 @@ fn own_api_names_version_service_and_pattern() {
         ("memset", "0x5c5c", "92 1 0x5c5c5c5c5c5c5c5c"),
         ("memset", "0xdeadbeef", "-1 1 0xdeadbeefdeadbeef"),
         ("off", DEFAULT, "-1 0 0x1"),
+        ("lazy", DEFAULT, "170 1 0xaaaaaaaaaaaaaaaa"),
     ] {
+        if !is_served(service) {
+            continue;
+        }
         let outcome = run(serve(&mut Command::new(&program), service, pattern));
         let text = outcome.expect_success().stdout_text();
         let mut lines = text.lines();
@@ -124,6 +128,24 @@ fn own_api_names_version_service_and_pattern() {
     }
     let without = run(&mut Command::new(&program));
     assert_eq!(without.expect_success().stdout_text(), "not served by refpage\n");
+}
+
+/// The header's struct is the one that the library fills in.
+#[test]
+fn the_header_names_every_counter_in_its_place() {
+    let header = include_str!("../include/refpage.h");
+    let fields =
+        header.lines().filter_map(|line| line.strip_prefix("    uint64_t ")?.strip_suffix(';'));
+    let arrays = ["window_pages[REFPAGE_WINDOWS]", "fall_backs[REFPAGE_CAUSES]"];
+    let stats = refpage_alloc::Stats::default();
+    let single: Vec<_> = stats.entries().map(|(name, _)| name).collect();
+    assert_eq!(fields.collect::<Vec<_>>(), [&arrays[..], &single[..]].concat());
+    for line in [
+        format!("#define REFPAGE_WINDOWS {}", stats.window_pages.len()),
+        format!("#define REFPAGE_CAUSES {}", stats.fall_backs.len()),
+    ] {
+        assert!(header.lines().any(|other| other == line), "{line}");
+    }
 }
 
 #[test]
@@ -181,9 +203,12 @@ fn exactly_the_intended_symbols_are_exported() {
         "pvalloc",
         "realloc",
         "reallocarray",
+        "refpage_cause_name",
         "refpage_pattern",
         "refpage_pattern_word",
+        "refpage_reason",
         "refpage_service",
+        "refpage_stats",
         "refpage_stats_print",
         "refpage_version",
         "valloc",
