@@ -154,7 +154,6 @@ impl Handler {
             if let Some(place) = served.get_mut(i) {
                 self.engine.set_serving(Some(page));
                 *place = self.serve(page);
-                self.engine.counters().windows.add(place.count);
                 self.engine.set_serving(None);
             }
         }
@@ -198,6 +197,7 @@ impl Handler {
         }
         // Last of all: from now on, the run may be freed and become another.
         let placed = Pages::span(page, end);
+        engine.counters().windows.add(placed.count);
         let _ = self.channel.wake(
             engine.region().address(placed.first),
             placed.count << engine.region().page_shift(),

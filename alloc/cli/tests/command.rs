@@ -194,7 +194,13 @@ fn statistics_go_to_the_file_that_was_named_from_here() {
     assert!(command.output().unwrap().status.success());
     let text = std::fs::read_to_string(directory.join(&name)).unwrap();
     std::fs::remove_file(directory.join(&name)).unwrap();
-    assert!(text.trim_start().starts_with('{'), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&text).expect("valid JSON");
+    for name in ["service", "reason", "pattern", "live_bytes", "handler_cpu_ns"] {
+        assert!(!json[name].is_null(), "no {name}: {text}");
+    }
+    let numbers = |name: &str| json[name].as_object().expect(name).len();
+    assert_eq!(numbers("window_pages"), 10);
+    assert_eq!(numbers("fall_backs"), refpage_alloc::Cause::ALL.len());
 }
 
 #[test]
