@@ -17,7 +17,7 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use refpage::sys::vm;
-use refpage::{Fresh, Pages, Service, Touched};
+use refpage::{Cause, Fresh, Pages, Service, Touched};
 
 use crate::books::{Part, Wanted, part_of, parts_for};
 use crate::cache::Memory;
@@ -120,7 +120,12 @@ impl Large {
         let zeroed = fresh == Fresh::Zero;
         let held_zeros = run.zeros.load(Relaxed);
         run.zeros.store(zeroed, Relaxed);
-        let expected = self.predictor.expected(slots, fresh).unwrap_or(AT_FIRST);
+        let expected = self.predictor.expected(slots, fresh).unwrap_or_else(|| {
+            if !matches!(engine.service(), Service::Memset | Service::Off) {
+                engine.note(Cause::NoPrediction);
+            }
+            AT_FIRST
+        });
         run.window.open(pages, if zeroed { asked.count } else { 0 }, expected);
         run.size.store(size, Relaxed);
         if held_zeros != zeroed {

@@ -55,4 +55,6 @@ mod thread_cache;
 mod tls;
 
 pub use global::RefPage;
-pub use stats::{Stats, pattern, print_stats, service_name, service_reason};
+pub use heap::stats;
+pub use refpage::Cause;
+pub use stats::{FALL_BACKS, Stats, pattern, print_stats, service_name, service_reason};

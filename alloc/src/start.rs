@@ -118,6 +118,7 @@ fn make(options: &Options) -> Result<Heap> {
         },
         pattern: options.pattern,
         pool: options.pool,
+        pool_low: options.pool_low,
     };
     let mut wanted = match (options.region, vm::address_space_limit()) {
         (0, None) => LARGEST,

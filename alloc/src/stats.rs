@@ -4,30 +4,53 @@ use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
 use refpage::sys::report::{self, Line};
+use refpage::{Cause, Histogram};
 use rustix::fd::{BorrowedFd, IntoRawFd};
 use rustix::fs::{Mode, OFlags};
 
 use crate::heap::Heap;
-use crate::options::StatsChoice;
+use crate::options::{Pattern, StatsChoice};
 use crate::start;
 
-/// Room for either form.
+/// Room for either form, whatever the numbers: a test fills it.
 const TEXT: usize = 4096;
+
+/// Places for counts by cause, which C sees: those that no cause has yet are 0.
+pub const FALL_BACKS: usize = 32;
+
+const _: () = assert!(Cause::COUNT <= FALL_BACKS);
 
 macro_rules! stats {
     ($($(#[$doc:meta])* $name:ident: $heap:ident => $value:expr;)*) => {
         /// Counters of a heap. Bytes where the name says so; pages are OS pages.
+        ///
+        /// C knows it as `struct refpage_stats`, word for word: new counters go to the end.
         #[derive(Clone, Copy, Debug, Default)]
+        #[repr(C)]
         pub struct Stats {
+            /// Answered faults by how many pages were put in place: in the place `n`, at least
+            /// `2^n` and less than twice that; in the last, 512 and more.
+            pub window_pages: [u64; Histogram::PLACES],
+            /// How often something went a worse way, by [`Cause`].
+            pub fall_backs: [u64; FALL_BACKS],
             $($(#[$doc])* pub $name: u64,)*
         }
 
         impl Stats {
             pub(crate) fn of(heap: &Heap) -> Self {
-                Self { $($name: { let $heap = heap; $value as u64 },)* }
+                let counters = heap.engine.counters();
+                let mut fall_backs = [0; FALL_BACKS];
+                for (place, count) in fall_backs.iter_mut().zip(counters.fall_backs.get()) {
+                    *place = count;
+                }
+                Self {
+                    window_pages: counters.windows.get(),
+                    fall_backs,
+                    $($name: { let $heap = heap; $value as u64 },)*
+                }
             }
 
-            /// Each counter with its name, in the order of the reports.
+            /// Each single counter with its name, in the order of the reports.
             pub fn entries(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name),)*].into_iter()
             }
@@ -42,6 +65,9 @@ stats! {
     region_bytes: h => h.engine.region().len();
     /// Bytes of the Region's address space in use.
     region_used_bytes: h => h.cache.used_slots() * crate::page_map::SLOT;
+    /// Bytes of the Region's pages that are known to be present. (The kernel's own zero pages for
+    /// calloc are learnt of when they are freed.)
+    region_present_bytes: h => h.engine.region().present().total() << h.engine.region().page_shift();
     /// VMAs that the Region is made of, counted in /proc/self/maps; 0 if that cannot be read.
     region_vmas: h => count_vmas(h.engine.region());
     /// Bytes in live allocations, magazines included.
@@ -84,6 +110,21 @@ stats! {
     pool_pages: h => h.engine.pool_pages();
     /// Pages that freed runs keep for reuse now.
     cached_pages: h => h.cache.pages();
+    /// CPU time of the fault handler when it last went to sleep, in nanoseconds.
+    handler_cpu_ns: h => h.engine.counters().handler_cpu_ns.get();
+}
+
+impl Stats {
+    /// How often there was each cause to do something in a worse way.
+    pub fn causes(&self) -> impl Iterator<Item = (Cause, u64)> {
+        Cause::ALL.iter().copied().zip(self.fall_backs)
+    }
+
+    /// Pages per answered fault: each power of two from 1 to 512, and how many faults got at least
+    /// so many, and less than twice that (512: any more).
+    pub fn windows(&self) -> impl Iterator<Item = (usize, u64)> {
+        self.window_pages.into_iter().enumerate().map(|(place, count)| (1 << place, count))
+    }
 }
 
 /// The name of the service in force; the heap is started if need be.
@@ -99,41 +140,101 @@ pub fn service_reason<R>(tell: impl FnOnce(&dyn fmt::Display) -> R) -> R {
     }
 }
 
-/// The byte that free memory holds, if the service in force keeps it.
-pub fn pattern() -> Option<u8> {
-    start::started().and_then(|heap| heap.engine.content().byte())
+/// What free memory holds, if the service in force keeps it.
+pub fn pattern() -> Option<Pattern> {
+    start::started().and_then(|heap| heap.engine.content().pattern())
 }
 
 /// Writes the block for people to a descriptor.
 pub fn print_stats(fd: i32) {
     let Some(heap) = start::started() else { return };
     let mut text = Line::<TEXT>::default();
-    let _ = write_block(&mut text, heap);
+    let _ = heap.engine.reason(|reason| Report::of(heap, reason).write_block(&mut text));
     // SAFETY: the number is only borrowed for this write; if it is closed, write says so.
     report::write_all(unsafe { BorrowedFd::borrow_raw(fd) }, text.as_bytes());
 }
 
-fn write_block(text: &mut impl Write, heap: &Heap) -> fmt::Result {
-    let stats = Stats::of(heap);
-    let service = heap.engine.service().as_str();
-    writeln!(text, "refpage: statistics")?;
-    heap.engine.reason(|reason| writeln!(text, "  {:<20} {service} ({reason})", "service"))?;
-    for (name, value) in stats.entries() {
-        writeln!(text, "  {name:<20} {value}")?;
-    }
-    Ok(())
+/// All that either form tells.
+struct Report<'a> {
+    service: &'static str,
+    reason: &'a dyn fmt::Display,
+    pattern: Option<Pattern>,
+    stats: Stats,
 }
 
-fn write_json(text: &mut impl Write, heap: &Heap) -> fmt::Result {
-    let stats = Stats::of(heap);
-    let service = heap.engine.service().as_str();
-    // A reason is made of fixed words and numbers: nothing in it needs escaping.
-    heap.engine
-        .reason(|reason| write!(text, "{{\"service\":\"{service}\",\"reason\":\"{reason}\""))?;
-    for (name, value) in stats.entries() {
-        write!(text, ",\"{name}\":{value}")?;
+impl<'a> Report<'a> {
+    fn of(heap: &Heap, reason: &'a dyn fmt::Display) -> Self {
+        let engine = &heap.engine;
+        let (service, pattern) = (engine.service().as_str(), engine.content().pattern());
+        Self { service, reason, pattern, stats: Stats::of(heap) }
     }
-    writeln!(text, "}}")
+
+    fn write_block(&self, text: &mut impl Write) -> fmt::Result {
+        writeln!(text, "refpage: statistics")?;
+        writeln!(text, "  {:<20} {} ({})", "service", self.service, self.reason)?;
+        if let Some(pattern) = self.pattern {
+            writeln!(text, "  {:<20} {pattern}", "pattern")?;
+        }
+        for (name, value) in self.stats.entries() {
+            writeln!(text, "  {name:<20} {value}")?;
+        }
+        // What there was of each, on one line.
+        let windows = self.stats.windows();
+        write_counts(text, "window_pages", windows, |size| size == 1 << (Histogram::PLACES - 1))?;
+        let causes = self.stats.causes().map(|(cause, count)| (cause.as_str(), count));
+        write_counts(text, "fall_backs", causes, |_| false)
+    }
+
+    fn write_json(&self, text: &mut impl Write) -> fmt::Result {
+        write!(text, "{{\"service\":\"{}\",\"reason\":\"", self.service)?;
+        write!(JsonString(text), "{}", self.reason)?;
+        match self.pattern {
+            Some(pattern) => write!(text, "\",\"pattern\":\"{pattern}\"")?,
+            None => write!(text, "\",\"pattern\":null")?,
+        }
+        for (name, value) in self.stats.entries() {
+            write!(text, ",\"{name}\":{value}")?;
+        }
+        write!(text, ",\"window_pages\":{{")?;
+        for (at, (size, count)) in self.stats.windows().enumerate() {
+            write!(text, "{}\"{size}\":{count}", if at == 0 { "" } else { "," })?;
+        }
+        write!(text, "}},\"fall_backs\":{{")?;
+        for (at, (cause, count)) in self.stats.causes().enumerate() {
+            write!(text, "{}\"{}\":{count}", if at == 0 { "" } else { "," }, cause.as_str())?;
+        }
+        writeln!(text, "}}}}")
+    }
+}
+
+/// One line of what was counted at all: `key: count` each, with a `+` after an open key.
+fn write_counts<K: fmt::Display + Copy>(
+    text: &mut impl Write,
+    name: &str,
+    counts: impl Iterator<Item = (K, u64)>,
+    open: impl Fn(K) -> bool,
+) -> fmt::Result {
+    write!(text, "  {name:<20} ")?;
+    let mut any = false;
+    for (key, count) in counts.filter(|&(_, count)| count > 0) {
+        let (comma, more) = (if any { ", " } else { "" }, if open(key) { "+" } else { "" });
+        write!(text, "{comma}{key}{more}: {count}")?;
+        any = true;
+    }
+    writeln!(text, "{}", if any { "" } else { "none" })
+}
+
+/// The inside of a JSON string.
+struct JsonString<'a, W: Write>(&'a mut W);
+
+impl<W: Write> Write for JsonString<'_, W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        text.chars().try_for_each(|letter| match letter {
+            '"' | '\\' => write!(self.0, "\\{letter}"),
+            control if control.is_control() => write!(self.0, "\\u{:04x}", u32::from(control)),
+            other => self.0.write_char(other),
+        })
+    }
 }
 
 /// A second number for the stderr that the process started with: many programs close theirs
@@ -157,7 +258,7 @@ pub(crate) extern "C" fn at_exit() {
         StatsChoice::Stderr => print_stats(STDERR.load(Relaxed)),
         StatsChoice::Json(path) => {
             let mut text = Line::<TEXT>::default();
-            let _ = write_json(&mut text, heap);
+            let _ = heap.engine.reason(|reason| Report::of(heap, reason).write_json(&mut text));
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
             match rustix::fs::open(path.as_bytes(), flags, Mode::from_raw_mode(0o644)) {
                 Ok(file) => report::write_all(rustix::fd::AsFd::as_fd(&file), text.as_bytes()),
@@ -197,5 +298,77 @@ fn count_vmas(region: &refpage::Region) -> usize {
                 _ => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    /// As long as it can get: every number has 20 digits.
+    fn longest(reason: &dyn fmt::Display) -> Report<'_> {
+        const WORDS: usize = size_of::<Stats>() / size_of::<u64>();
+        // SAFETY: `Stats` is words and nothing else, for which all bits set are a value.
+        let stats = unsafe { core::mem::transmute::<[u64; WORDS], Stats>([u64::MAX; WORDS]) };
+        let pattern = Some(Pattern::word64(0x0123_4567_89ab_cdef));
+        Report { service: "memset", reason, pattern, stats }
+    }
+
+    #[test]
+    fn the_longest_json_has_room_and_is_complete() {
+        let reason = "r".repeat(512);
+        let mut text = Line::<TEXT>::default();
+        longest(&reason).write_json(&mut text).expect("room");
+        let json: Value = serde_json::from_slice(text.as_bytes()).expect("valid JSON");
+        let most = Value::from(u64::MAX);
+        for (name, _) in Stats::default().entries() {
+            assert_eq!(json[name], most, "{name}");
+        }
+        for cause in Cause::ALL {
+            assert_eq!(json["fall_backs"][cause.as_str()], most, "{}", cause.as_str());
+        }
+        for size in ["1", "2", "4", "8", "16", "32", "64", "128", "256", "512"] {
+            assert_eq!(json["window_pages"][size], most, "{size}");
+        }
+        assert_eq!(json["reason"], reason);
+        assert_eq!(json["pattern"], "0x0123456789abcdef");
+        // The causes that are still to come have room too.
+        let each = ",\"a_cause_of_some_length\":18446744073709551615".len();
+        assert!(text.as_bytes().len() + (FALL_BACKS - Cause::COUNT) * each <= TEXT);
+    }
+
+    #[test]
+    fn the_longest_block_has_room() {
+        let reason = "r".repeat(512);
+        let mut text = Line::<TEXT>::default();
+        longest(&reason).write_block(&mut text).expect("room");
+        let text = core::str::from_utf8(text.as_bytes()).expect("text");
+        assert!(text.ends_with("no_prediction: 18446744073709551615\n"), "{text}");
+    }
+
+    #[test]
+    fn strings_are_escaped() {
+        let reason = "a \"b\" \\ c\n\u{1}\u{7f} é";
+        let mut text = Line::<TEXT>::default();
+        longest(&reason).write_json(&mut text).expect("room");
+        let json: Value = serde_json::from_slice(text.as_bytes()).expect("valid JSON");
+        assert_eq!(json["reason"], reason);
+    }
+
+    #[test]
+    fn the_block_has_one_line_for_a_histogram() {
+        let mut stats = Stats::default();
+        stats.window_pages[0] = 7;
+        stats.window_pages[9] = 2;
+        let report = Report { service: "off", reason: &"as chosen", pattern: None, stats };
+        let mut text = Line::<TEXT>::default();
+        report.write_block(&mut text).expect("room");
+        let text = core::str::from_utf8(text.as_bytes()).expect("text");
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "refpage: statistics");
+        assert_eq!(lines[1], "  service              off (as chosen)");
+        assert_eq!(lines[lines.len() - 2], "  window_pages         1: 7, 512+: 2");
+        assert_eq!(lines[lines.len() - 1], "  fall_backs           none");
     }
 }

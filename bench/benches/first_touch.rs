@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use refpage::{Config, Engine, Pages, Region, RunWindow, Runs, Service};
+use refpage::{Config, Engine, Pages, Pattern, Region, RunWindow, Runs, Service};
 use refpage_bench::assert_all;
 
 const PATTERN: u8 = 0xAA;
@@ -41,7 +41,12 @@ impl Bench {
             pages_each: (4 << 20) / page_bytes,
             windows: Default::default(),
         }));
-        let config = Config { service: Some(service), pattern: PATTERN, pool: 16 << 20 };
+        let config = Config {
+            service: Some(service),
+            pattern: Pattern::byte(PATTERN),
+            pool: 16 << 20,
+            pool_low: 0,
+        };
         let engine: &'static Engine =
             Box::leak(Box::new(Engine::new(region, &config, runs).expect("address space")));
         engine.launch();
@@ -57,7 +62,7 @@ impl Bench {
     fn use_run(&self, index: usize, step: usize) -> Duration {
         let pages = self.run(index);
         self.runs.windows[index].open(pages, 0, 1);
-        let expected = self.engine.content().byte().unwrap_or(0);
+        let expected = self.engine.content().pattern().map_or(0, |_| PATTERN);
         let start = Instant::now();
         self.engine.provide(pages);
         for page in (pages.first..pages.end()).step_by(step) {
@@ -73,7 +78,7 @@ impl Bench {
 
     fn check_and_drop(&self, index: usize, step: usize) {
         let pages = self.run(index);
-        let expected = self.engine.content().byte().unwrap_or(0);
+        let expected = self.engine.content().pattern().map_or(0, |_| PATTERN);
         for page in (pages.first..pages.end()).step_by(step) {
             let start = self.engine.region().address(page);
             // SAFETY: as above.

@@ -277,15 +277,21 @@ impl Drop for Source {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::Pattern;
 
     #[test]
     fn what_is_missing_from_a_piece_reads_as_the_content() {
         let region = Region::reserve(64 << 20, 2 << 20).expect("address space");
         let backing = Backing::new();
-        assert!(backing.extend(&region, Content::Pattern(0xAA), 1).is_err(), "not opened");
+        assert!(
+            backing.extend(&region, Content::Pattern(Pattern::byte(0xAA)), 1).is_err(),
+            "not opened"
+        );
         backing.open().expect("memfd_create");
         let page = vm::page_size();
-        backing.extend(&region, Content::Pattern(0xAA), (10 << 20) / page).expect("mappings");
+        backing
+            .extend(&region, Content::Pattern(Pattern::byte(0xAA)), (10 << 20) / page)
+            .expect("mappings");
         assert!(backing.covers((10 << 20) / page - 1));
         for at in (0..10 << 20).step_by(page / 2) {
             // SAFETY: the Region is this test's.
@@ -306,11 +312,11 @@ mod tests {
         backing.open().expect("memfd_create");
         let page = vm::page_size();
         let number = backing.laid.lock().file.as_ref().expect("a file").number;
-        backing.extend(&region, Content::Pattern(3), 1).expect("a mapping");
+        backing.extend(&region, Content::Pattern(Pattern::byte(3)), 1).expect("a mapping");
         // SAFETY: the test plays the program that closes what it does not know.
         unsafe { rustix::io::close(number) };
         let end = (2 << 20) / page;
-        backing.extend(&region, Content::Pattern(3), end).expect("mappings");
+        backing.extend(&region, Content::Pattern(Pattern::byte(3)), end).expect("mappings");
         // SAFETY: the Region is this test's.
         assert_eq!(unsafe { region.address(end - 1).read() }, 3);
     }
@@ -318,7 +324,7 @@ mod tests {
     #[test]
     fn nobody_else_can_change_the_file() {
         let mut file = Source::create().expect("memfd_create");
-        file.fill(64 << 10, Content::Pattern(1)).expect("memory");
+        file.fill(64 << 10, Content::Pattern(Pattern::byte(1))).expect("memory");
         assert_eq!(rustix::io::pwrite(file.fd(), b"x", 0), Err(Errno::PERM));
         // SAFETY: the mapping is made nowhere in particular, and is not used.
         let shared = unsafe { vm::map_shared(LARGEST, file.fd()) };
@@ -332,7 +338,10 @@ mod tests {
         backing.open().expect("memfd_create");
         backing.laid.lock().most = 2;
         let all = (4 << 20) / vm::page_size();
-        assert_eq!(backing.extend(&region, Content::Pattern(7), all), Err(Errno::NOMEM));
+        assert_eq!(
+            backing.extend(&region, Content::Pattern(Pattern::byte(7)), all),
+            Err(Errno::NOMEM)
+        );
         assert_eq!(backing.pieces(), 2);
         let covered = backing.covered(Pages { first: 1, count: all });
         assert!(covered.count < all);

@@ -1,10 +1,107 @@
 //! What an untouched byte reads as.
+//!
+//! A pattern tiles the address space, not a block: which of its bytes memory reads as depends on
+//! the address alone. So fills may begin and end anywhere, pages may be moved anywhere, and what
+//! they hold still fits together.
+
+use core::fmt;
+
+/// What memory reads as: eight bytes, repeated, beginning at every address that is a multiple of
+/// eight. A byte, or a word of 2 or 4 bytes, fills them by being repeated itself.
+///
+/// A word is a number in the machine's own byte order: a load of untouched memory, as wide as the
+/// word and aligned to its size, gives the number, as a debugger prints it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Pattern(u64);
+
+impl Pattern {
+    /// Zeros.
+    pub const ZERO: Self = Self(0);
+
+    /// Every byte is `byte`.
+    pub const fn byte(byte: u8) -> Self {
+        Self(u64::from_ne_bytes([byte; 8]))
+    }
+
+    /// Aligned 16-bit loads give `word`.
+    pub const fn word16(word: u16) -> Self {
+        Self(word as u64 * 0x0001_0001_0001_0001)
+    }
+
+    /// Aligned 32-bit loads give `word`.
+    pub const fn word32(word: u32) -> Self {
+        Self((word as u64) << 32 | word as u64)
+    }
+
+    /// Aligned 64-bit loads give `word`.
+    pub const fn word64(word: u64) -> Self {
+        Self(word)
+    }
+
+    /// What an aligned 64-bit load gives.
+    #[inline]
+    pub const fn as_word(self) -> u64 {
+        self.0
+    }
+
+    /// The byte, if all are the same.
+    #[inline]
+    pub const fn as_byte(self) -> Option<u8> {
+        let byte = self.0 as u8;
+        if self.0 == Self::byte(byte).0 { Some(byte) } else { None }
+    }
+
+    /// The byte that memory at `address` reads as.
+    #[inline]
+    pub const fn byte_at(self, address: usize) -> u8 {
+        self.0.to_ne_bytes()[address % 8]
+    }
+
+    /// The index of the first of `bytes` that is not what the pattern has at its address.
+    pub fn find_other(self, bytes: &[u8]) -> Option<usize> {
+        let start = bytes.as_ptr().addr();
+        (start..).zip(bytes).position(|(address, &byte)| byte != self.byte_at(address))
+    }
+
+    /// The eight bytes that memory holds from `address` on.
+    #[inline]
+    fn tile_at(self, address: usize) -> u64 {
+        let bits = 8 * (address % 8) as u32;
+        if cfg!(target_endian = "little") {
+            self.0.rotate_right(bits)
+        } else {
+            self.0.rotate_left(bits)
+        }
+    }
+}
+
+/// As the option `pattern` takes it: in the fewest bytes that it repeats.
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = self.0;
+        if let Some(byte) = self.as_byte() {
+            write!(f, "{byte:#04x}")
+        } else if *self == Self::word16(word as u16) {
+            write!(f, "{:#06x}", word as u16)
+        } else if *self == Self::word32(word as u32) {
+            write!(f, "{:#010x}", word as u32)
+        } else {
+            write!(f, "{word:#018x}")
+        }
+    }
+}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pattern({self})")
+    }
+}
 
 /// The content of free and fresh memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// Every byte has this value.
-    Pattern(u8),
+    /// Memory reads as this.
+    Pattern(Pattern),
     /// Whatever the memory held: no guarantee, and no work.
     Anything,
 }
@@ -16,9 +113,12 @@ impl Content {
     /// The range is writable and nobody else uses it meanwhile.
     #[inline]
     pub unsafe fn fill(self, start: *mut u8, len: usize) {
-        if let Content::Pattern(byte) = self {
+        let Content::Pattern(pattern) = self else { return };
+        match pattern.as_byte() {
             // SAFETY: the caller's promise. libc's memset uses the widest stores the CPU has.
-            unsafe { start.write_bytes(byte, len) };
+            Some(byte) => unsafe { start.write_bytes(byte, len) },
+            // SAFETY: the caller's promise.
+            None => unsafe { tile(pattern, start, len) },
         }
     }
 
@@ -34,8 +134,8 @@ impl Content {
             // SAFETY: the caller's promise.
             return unsafe { self.fill(start, len) };
         }
-        let Content::Pattern(byte) = self else { return };
-        let granule = u128::from_ne_bytes([byte; 16]);
+        let Content::Pattern(pattern) = self else { return };
+        let granule = u128::from(pattern.0) << 64 | u128::from(pattern.0);
         for at in (0..len).step_by(16) {
             // SAFETY: the granule lies in the caller's block, aligned as promised.
             unsafe { start.add(at).cast::<u128>().write(granule) };
@@ -46,18 +146,176 @@ impl Content {
     /// and predictions only.
     ///
     /// # Safety
-    /// A `u64` is readable and initialised at `start`.
+    /// A `u64` is readable and initialised at `start`, which is aligned to 8.
     pub unsafe fn seems_dirty(self, start: *const u8) -> bool {
-        let Content::Pattern(byte) = self else { return true };
+        let Content::Pattern(pattern) = self else { return true };
         // SAFETY: the caller's promise.
-        unsafe { start.cast::<u64>().read() != u64::from_ne_bytes([byte; 8]) }
+        unsafe { start.cast::<u64>().read() != pattern.0 }
     }
 
-    /// The byte that memory in this content reads as, if it is defined.
-    pub fn byte(self) -> Option<u8> {
+    /// What memory in this content reads as, if it is defined.
+    #[inline]
+    pub fn pattern(self) -> Option<Pattern> {
         match self {
-            Content::Pattern(byte) => Some(byte),
+            Content::Pattern(pattern) => Some(pattern),
             Content::Anything => None,
+        }
+    }
+}
+
+/// Fills with a pattern that memset cannot write: the beginning word by word, the rest with copies of
+/// it, because libc's memcpy has wider stores than the compiler may use (twice as fast for 1 MiB).
+///
+/// # Safety
+/// As for [`Content::fill`].
+#[inline(never)]
+unsafe fn tile(pattern: Pattern, start: *mut u8, len: usize) {
+    // A multiple of 8, so that each copy goes on where the one before it ended.
+    let first = len.min(COPIED);
+    // SAFETY: the caller's range, or its beginning.
+    unsafe { tile_by_words(pattern.tile_at(start.addr()), start, first) };
+    for at in (COPIED..len).step_by(COPIED) {
+        // SAFETY: both lie in the caller's range and are apart; the source was filled above.
+        unsafe { start.add(at).copy_from_nonoverlapping(start, COPIED.min(len - at)) };
+    }
+}
+
+/// Bytes that [`tile`] writes by itself: they stay in the nearest cache while they are copied.
+const COPIED: usize = 4096;
+
+/// Fills with `word`, from `start` on as it lies in memory.
+///
+/// # Safety
+/// As for [`Content::fill`].
+unsafe fn tile_by_words(word: u64, start: *mut u8, len: usize) {
+    // So many words at once for the compiler to use the widest stores that it may.
+    const WIDE: usize = 8;
+    let mut at = 0;
+    while len - at >= 8 * WIDE {
+        // SAFETY: the range lies within the caller's.
+        unsafe { start.add(at).cast::<[u64; WIDE]>().write_unaligned([word; WIDE]) };
+        at += 8 * WIDE;
+    }
+    while len - at >= 8 {
+        // SAFETY: as above.
+        unsafe { start.add(at).cast::<u64>().write_unaligned(word) };
+        at += 8;
+    }
+    let rest = word.to_ne_bytes();
+    // SAFETY: fewer than 8 bytes are left, all of the caller's range; `rest` is a local.
+    unsafe { start.add(at).copy_from_nonoverlapping(rest.as_ptr(), len - at) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+    use std::vec;
+
+    const WORD: Pattern = Pattern::word64(0x0123_4567_89ab_cdef);
+
+    /// Every start within 32 bytes and every length up to past what one wide store takes, against
+    /// one byte at a time.
+    #[test]
+    fn a_fill_is_the_pattern_at_every_phase_and_length() {
+        #[repr(align(64))]
+        struct Room([u8; 256]);
+        let patterns = [
+            Pattern::ZERO,
+            Pattern::byte(0xaa),
+            Pattern::word16(0x1234),
+            Pattern::word32(0xdead_beef),
+            WORD,
+        ];
+        for pattern in patterns {
+            for first in 0..32 {
+                for len in 0..200 {
+                    let mut room = Room([0x77; 256]);
+                    let start = room.0.as_mut_ptr();
+                    // SAFETY: the range lies in the array.
+                    unsafe { Content::Pattern(pattern).fill(start.add(first), len) };
+                    for (at, &byte) in room.0.iter().enumerate() {
+                        let filled = (first..first + len).contains(&at);
+                        let expected =
+                            if filled { pattern.as_word().to_ne_bytes()[at % 8] } else { 0x77 };
+                        assert_eq!(byte, expected, "{pattern} from {first}, {len} bytes, at {at}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn granules_are_filled_as_everything_else() {
+        #[repr(align(16))]
+        struct Room([u8; 1024]);
+        for pattern in [Pattern::byte(0x5c), Pattern::word32(0xdead_beef), WORD] {
+            for len in (0..=512).step_by(16) {
+                let (mut one, mut other) = (Room([0x77; 1024]), Room([0x77; 1024]));
+                // SAFETY: both ranges lie in their arrays, at a multiple of 16.
+                unsafe {
+                    Content::Pattern(pattern).fill_granules(one.0.as_mut_ptr().add(16), len);
+                    Content::Pattern(pattern).fill(other.0.as_mut_ptr().add(16), len);
+                }
+                assert_eq!(one.0, other.0, "{pattern}, {len} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn long_fills_that_begin_and_end_anywhere_fit_together() {
+        let mut memory = vec![0u8; 3 << 20];
+        let mut at = 0;
+        for len in [1, 7, 4096, 9, 1_000_003, 65_536, 13, 1 << 20] {
+            let piece = &mut memory[at..at + len];
+            // SAFETY: the range is the piece.
+            unsafe { Content::Pattern(WORD).fill(piece.as_mut_ptr(), len) };
+            at += len;
+        }
+        assert_eq!(WORD.find_other(&memory[..at]), None);
+        assert_eq!(WORD.find_other(&memory), Some(at), "and nothing beyond");
+    }
+
+    #[test]
+    fn aligned_loads_give_the_number_itself() {
+        let mut memory = [0u64; 4];
+        let start = memory.as_mut_ptr();
+        let filled_with = |pattern| {
+            // SAFETY: the range is the array.
+            unsafe { Content::Pattern(pattern).fill(start.cast(), 32) };
+            // SAFETY: as above, and each load is aligned.
+            unsafe { (start.read(), start.cast::<u32>().add(3).read(), start.cast::<u16>().read()) }
+        };
+        assert_eq!(filled_with(WORD).0, 0x0123_4567_89ab_cdef);
+        assert_eq!(filled_with(Pattern::word32(0xdead_beef)).1, 0xdead_beef);
+        assert_eq!(filled_with(Pattern::word16(0x1234)).2, 0x1234);
+    }
+
+    #[test]
+    fn a_page_in_its_content_does_not_seem_dirty() {
+        for pattern in [Pattern::byte(0xaa), WORD] {
+            let mut page = [0u64; 512];
+            let start = page.as_mut_ptr().cast::<u8>();
+            // SAFETY: the range is the array, aligned to 8.
+            unsafe {
+                Content::Pattern(pattern).fill(start, 4096);
+                assert!(!Content::Pattern(pattern).seems_dirty(start));
+                start.write(!start.read());
+                assert!(Content::Pattern(pattern).seems_dirty(start));
+            }
+        }
+    }
+
+    #[test]
+    fn a_pattern_is_shown_in_the_fewest_bytes() {
+        for (pattern, text) in [
+            (Pattern::byte(5), "0x05"),
+            (Pattern::word64(u64::from_ne_bytes([0x5c; 8])), "0x5c"),
+            (Pattern::word16(0x00ab), "0x00ab"),
+            (Pattern::word32(0xdead_beef), "0xdeadbeef"),
+            (WORD, "0x0123456789abcdef"),
+        ] {
+            assert_eq!(pattern.to_string(), text);
         }
     }
 }

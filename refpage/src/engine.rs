@@ -8,8 +8,8 @@ use rustix::io::{Errno, Result};
 use crate::backing::Backing;
 use crate::bits::Pages;
 use crate::blocks::Blocks;
-use crate::content::Content;
-use crate::counters::Counters;
+use crate::content::{Content, Pattern};
+use crate::counters::{Cause, Counters};
 use crate::huge::HUGE;
 use crate::place::Sources;
 use crate::pool::Pool;
@@ -26,10 +26,12 @@ use crate::sys::vm::PagemapCache;
 pub struct Config {
     /// The service to use; none: the best that works.
     pub service: Option<Service>,
-    /// The byte that free memory holds.
-    pub pattern: u8,
+    /// What free memory holds.
+    pub pattern: Pattern,
     /// Bytes that wait in the pool at most.
     pub pool: usize,
+    /// Bytes of them that stay there when nothing has happened for a while.
+    pub pool_low: usize,
 }
 
 /// Why the service in force is the one it is.
@@ -116,7 +118,7 @@ impl Engine {
         let supplies = match config.service {
             Some(Service::Memset | Service::Off) => None,
             _ => Some(Supplies {
-                pool: Pool::reserve(config.pool)?,
+                pool: Pool::reserve(config.pool, config.pool_low)?,
                 sources: Sources::map(content)?,
                 stack: Stack::map()?,
                 blocks: Blocks::reserve(&region)?,
@@ -165,6 +167,11 @@ impl Engine {
     /// What it has done so far.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Counts something that went a worse way.
+    pub fn note(&self, cause: Cause) {
+        self.counters.fall_backs.note(cause);
     }
 
     /// Pages that wait in the pool.

@@ -23,7 +23,8 @@ use crate::sys::{report, vm};
 const FIRST_LOOK: u64 = 250;
 const LAST_LOOK: u64 = 60_000;
 
-/// After this many idle milliseconds, what waits in the pool goes back to the kernel too.
+/// After this many idle milliseconds, what waits in the pool goes back to the kernel too, but for
+/// its low watermark.
 const POOL_IDLE: u64 = 4_000;
 
 /// A sequential writer gets one huge page ahead of it for so many that it has written, and as many
@@ -105,6 +106,7 @@ impl Handler {
     /// Sleeps until there is a fault.
     fn sleep(&mut self, timeout_ms: u64) {
         let before = vm::thread_cpu_ns();
+        self.engine.counters().handler_cpu_ns.set(before);
         match self.channel.poll(Some(timeout_ms)) {
             Ok(true) => self.patience.woken(vm::thread_cpu_ns() - before),
             Ok(false) => {}
@@ -195,6 +197,7 @@ impl Handler {
         }
         // Last of all: from now on, the run may be freed and become another.
         let placed = Pages::span(page, end);
+        engine.counters().windows.add(placed.count);
         let _ = self.channel.wake(
             engine.region().address(placed.first),
             placed.count << engine.region().page_shift(),
@@ -237,7 +240,7 @@ impl Handler {
                     && look >= POOL_IDLE
                 {
                     self.wanted = 0;
-                    pool.drain(usize::MAX);
+                    pool.drain_to_low();
                 }
                 (look.max(FIRST_LOOK) * 2).min(LAST_LOOK)
             }

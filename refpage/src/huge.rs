@@ -215,12 +215,13 @@ impl HugeBlocks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::Pattern;
 
     #[test]
     fn a_block_is_in_one_place_at_a_time() {
         let blocks = HugeBlocks::reserve(2).expect("4 MiB of address space");
         assert!(blocks.take_ready().is_none());
-        let one = blocks.make(Content::Pattern(0xAA)).expect("an empty block");
+        let one = blocks.make(Content::Pattern(Pattern::byte(0xAA))).expect("an empty block");
         let two = blocks.take_empty().expect("the other one");
         assert_ne!(one.start, two.start);
         assert!(blocks.take_empty().is_none(), "both are in hand");

@@ -6,7 +6,7 @@
 //! - [`Region`]: the one big reservation, a VMA for each of its two parts. Never split further.
 //! - **Page run**: contiguous pages of the Region that belong together; who divides the Region
 //!   into runs implements [`Runs`] and keeps a [`RunWindow`] for each.
-//! - [`Content`]: what an untouched byte reads as.
+//! - [`Content`]: what an untouched byte reads as; a [`Pattern`] is a byte or a word.
 //! - **Page pool** : pages that already hold their content, in VMAs of their own; **huge blocks**
 //!   are its 2 MiB pages, moved whole.
 //! - **Fault handler** : the thread that answers missing faults with a *window* of
@@ -49,8 +49,8 @@ mod service;
 pub mod sys;
 
 pub use bits::{PageBits, Pages};
-pub use content::Content;
-pub use counters::{Count, Counters};
+pub use content::{Content, Pattern};
+pub use counters::{Cause, Count, Counters, FallBacks, Histogram};
 pub use engine::{Config, Engine, Reason, probe_channel};
 pub use place::Fresh;
 pub use region::Region;

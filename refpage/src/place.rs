@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use crate::bits::Pages;
 use crate::content::Content;
+use crate::counters::Cause;
 use crate::engine::Engine;
 use crate::huge::{Block, HUGE, Settled};
 use crate::pool::Pool;
@@ -93,7 +94,10 @@ impl Engine {
     /// Moves pages from the pool to the start of `pages`: how many are settled, none if the pool
     /// is empty or the page at the start will not be moved to.
     fn move_in(&self, pool: &Pool, channel: Channel, pages: Pages) -> Option<usize> {
-        let (shard, taken) = pool.take_filled(pages.count)?;
+        let Some((shard, taken)) = pool.take_filled(pages.count) else {
+            self.note(Cause::PoolEmpty);
+            return None;
+        };
         let shift = self.region().page_shift();
         let dst = self.region().address(pages.first);
         let moved = channel.move_pages(
@@ -104,6 +108,7 @@ impl Engine {
         );
         let done = (moved.done >> shift).min(taken.count);
         self.counters().moved.add(done);
+        self.counters().fall_backs.note_move(done, moved.stop);
         shard.vacate(taken.prefix(done));
         shard.deposit(taken.skip(done));
         match moved.stop {
@@ -152,6 +157,7 @@ impl Engine {
                 None => {}
                 Some(_) if done > 0 => {}
                 Some(Errno::EXIST) => {
+                    self.note(Cause::CopyExists);
                     self.found_in_place(channel, rest.prefix(1), fresh);
                     rest = rest.skip(1);
                     tries = 0;
@@ -160,16 +166,22 @@ impl Engine {
                 Some(_) if self.service() != Service::Lazy => {
                     return self.fill_pages(rest, self.value_of(fresh));
                 }
-                Some(Errno::NOENT) if len > 1 << shift => most = 1 << shift,
+                Some(Errno::NOENT) if len > 1 << shift => {
+                    self.note(Cause::CopyDivided);
+                    most = 1 << shift;
+                }
                 // The process is going, or the program closed the number that was ours: faults
                 // on these pages are still the handler's, but in the zero part there are none.
                 Some(Errno::SRCH | Errno::BADF | Errno::NOTTY) => {
+                    self.note(Cause::ChannelLost);
                     if fresh == Fresh::Content && self.region().in_zero_part(rest.first) {
                         self.fill_pages(rest, self.content());
                     }
                     return;
                 }
-                Some(Errno::AGAIN | Errno::NOMEM | Errno::INTR) if tries < TRIES => {
+                Some(errno @ (Errno::AGAIN | Errno::NOMEM | Errno::INTR)) if tries < TRIES => {
+                    let memory = errno == Errno::NOMEM;
+                    self.note(if memory { Cause::CopyNoMemory } else { Cause::CopyAgain });
                     rustix::thread::sched_yield();
                 }
                 Some(errno) => report::die_without_stderr(format_args!(
@@ -222,13 +234,19 @@ impl Engine {
                 huge.take_ready().or_else(|| huge.make(self.content()))
             }
         };
-        let Some(block) = block else { return false };
+        let Some(block) = block else {
+            if supply == Supply::Made {
+                self.note(Cause::NoHugePage);
+            }
+            return false;
+        };
         let pages = Pages { first: page, count: self.pages_per_block() };
         self.region().present().set(pages);
         let dst = self.region().address(page);
         let moved = channel.move_pages(dst, block.start, HUGE, Holes::Refuse);
         let done = moved.done >> self.region().page_shift();
         self.counters().moved.add(done);
+        self.counters().fall_backs.note_move(done, moved.stop);
         if moved.done == HUGE {
             huge.settle(block, Settled::Gone);
             self.counters().huge_moved.add(1);
@@ -290,6 +308,7 @@ impl Engine {
     fn move_huge_out(&self, pool: &Pool, block: Block, pages: Pages) {
         let src = self.region().address(pages.first);
         let moved = self.channel().move_pages(block.start, src, HUGE, Holes::Refuse);
+        self.counters().fall_backs.note_move(moved.done, moved.stop);
         let whole = moved.done == HUGE;
         pool.huge.settle(block, if whole { Settled::Filled } else { Settled::Broken });
         let gone = pages.prefix(moved.done >> self.region().page_shift());
@@ -316,6 +335,7 @@ impl Engine {
         );
         let done = (moved.done >> shift).min(holes.count);
         self.counters().pooled.add(done);
+        self.counters().fall_backs.note_move(done, moved.stop);
         shard.deposit(holes.prefix(done));
         shard.vacate(holes.skip(done));
         self.region().present().clear(pages.prefix(done));
@@ -362,7 +382,9 @@ impl Engine {
         // SAFETY: the pages belong to a free run; nobody needs what they hold.
         let dropped = unsafe { vm::drop_pages(start, pages.count << shift) };
         // What cannot be dropped stays where it is, as it is.
-        if dropped.is_ok() {
+        if dropped.is_err() {
+            self.note(Cause::DropRefused);
+        } else {
             self.region().present().clear(pages);
             if let Some(blocks) = self.blocks() {
                 blocks.note_dropped(pages);

@@ -34,21 +34,23 @@ pub struct Pool {
     pub huge: HugeBlocks,
     /// Bytes that wait here at most.
     bytes: usize,
+    /// Bytes that stay when the rest is given back.
+    low: usize,
 }
 
 impl Pool {
-    /// An empty pool in which at most `bytes` wait.
+    /// An empty pool in which at most `bytes` wait, and of which `low` stay.
     ///
     /// # Errors
     /// ENOMEM where there is no address space for it.
-    pub fn reserve(bytes: usize) -> Result<Self> {
+    pub fn reserve(bytes: usize, low: usize) -> Result<Self> {
         let count = vm::cpus().clamp(1, SHARDS);
         let mut shards = [const { None }; SHARDS];
         for shard in shards.iter_mut().take(count) {
             *shard = Some(Shard::reserve((bytes / count / vm::page_size()).max(1))?);
         }
         let huge = HugeBlocks::reserve((bytes / HUGE).max(LEAST_BLOCKS))?;
-        Ok(Self { shards, huge, bytes })
+        Ok(Self { shards, huge, bytes, low })
     }
 
     /// Prepares the VMAs and makes them move targets of `channel`.
@@ -122,7 +124,13 @@ impl Pool {
         self.singles() + self.huge.ready() * (HUGE / vm::page_size())
     }
 
-    /// Gives up to `count` filled pages back to the kernel, huge blocks last: how many it had.
+    /// Gives back to the kernel what is above the low watermark.
+    pub fn drain_to_low(&self) -> usize {
+        self.drain(self.pages().saturating_sub(self.low.div_ceil(vm::page_size())))
+    }
+
+    /// Gives up to `count` filled pages back to the kernel, huge blocks last and whole: how many it
+    /// had.
     pub fn drain(&self, count: usize) -> usize {
         let mut given = 0;
         while given < count
@@ -139,7 +147,7 @@ impl Pool {
             given += pages.count;
         }
         let per_block = HUGE / vm::page_size();
-        given + self.huge.drain(count.saturating_sub(given).div_ceil(per_block)) * per_block
+        given + self.huge.drain(count.saturating_sub(given) / per_block) * per_block
     }
 }
 
@@ -249,4 +257,30 @@ fn remap((start, len): (*mut u8, usize)) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::huge::Settled;
+
+    #[test]
+    fn draining_stops_at_the_low_watermark_and_gives_small_pages_first() {
+        let low = HUGE + 3 * vm::page_size();
+        let pool = Pool::reserve(8 * HUGE, low).expect("address space");
+        for _ in 0..2 {
+            let block = pool.huge.take_empty().expect("an empty block");
+            pool.huge.settle(block, Settled::Filled);
+        }
+        let (shard, holes) = pool.take_holes(10).expect("holes");
+        shard.deposit(holes);
+        let per_block = HUGE / vm::page_size();
+        assert_eq!(pool.pages(), 2 * per_block + 10);
+        // Another block less would be below the mark.
+        assert_eq!(pool.drain_to_low(), 10);
+        assert_eq!((pool.singles(), pool.huge.ready()), (0, 2));
+        assert_eq!(pool.drain_to_low(), 0);
+        assert_eq!(pool.drain(usize::MAX), 2 * per_block);
+        assert_eq!(pool.drain_to_low(), 0, "and nothing is left");
+    }
 }

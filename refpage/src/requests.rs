@@ -2,7 +2,8 @@
 //! allocates or frees them meanwhile.
 
 use crate::bits::Pages;
-use crate::content::Content;
+use crate::content::{Content, Pattern};
+use crate::counters::Cause;
 use crate::engine::Engine;
 use crate::place::{Fresh, Supply};
 use crate::service::Service;
@@ -138,11 +139,14 @@ impl Engine {
     /// None if that cannot be found out.
     pub fn sample(&self, pages: Pages) -> Option<usize> {
         const SAMPLES: usize = 8;
-        let clean = u64::from_ne_bytes([self.content().byte()?; 8]);
+        let clean = self.content().pattern()?.as_word();
         let words: [usize; SAMPLES] = core::array::from_fn(|i| {
             self.region().address(pages.first + i * pages.count / SAMPLES) as usize
         });
-        let held = vm::read_words(words)?;
+        let Some(held) = vm::read_words(words) else {
+            self.note(Cause::SampleRefused);
+            return None;
+        };
         Some(held.iter().filter(|&&word| word != clean).count() * pages.count / SAMPLES)
     }
 
@@ -212,6 +216,7 @@ impl Engine {
             let out = populated.get_mut(..batch.count).unwrap_or_default();
             let start = self.region().address(batch.first);
             if !self.pagemap.read(|pagemap| pagemap.populated(start, out).is_ok()) {
+                self.note(Cause::PagemapRefused);
                 return false;
             }
             for (first, &mut populated) in (batch.first..).zip(out) {
@@ -249,7 +254,11 @@ impl Engine {
         }
         self.region().present().set(dst);
         let moved = match self.movable_pool_at(dst.first) {
-            Some(_) => self.channel().move_pages(to, from, len, Holes::Skip).done,
+            Some(_) => {
+                let moved = self.channel().move_pages(to, from, len, Holes::Skip);
+                self.counters().fall_backs.note_move(moved.done, moved.stop);
+                moved.done
+            }
             None => 0,
         };
         if let Some(blocks) = self.blocks() {
@@ -275,7 +284,7 @@ impl Engine {
 
     pub(crate) fn value_of(&self, fresh: Fresh) -> Content {
         match (fresh, self.content()) {
-            (Fresh::Zero, Content::Pattern(_)) => Content::Pattern(0),
+            (Fresh::Zero, Content::Pattern(_)) => Content::Pattern(Pattern::ZERO),
             (_, content) => content,
         }
     }

@@ -5,7 +5,9 @@
 
 use std::io::Read;
 
-use refpage::{Config, Engine, Fresh, Pages, Region, RunWindow, Runs, Service, probe_channel};
+use refpage::{
+    Cause, Config, Engine, Fresh, Pages, Pattern, Region, RunWindow, Runs, Service, probe_channel,
+};
 
 const PATTERN: u8 = 0xAA;
 const MIB: usize = 1 << 20;
@@ -36,7 +38,12 @@ impl Fixture {
     fn with_region(service: Service, len: usize) -> Self {
         let run: &'static OneRun = Box::leak(Box::default());
         let region = Region::reserve(len, 2 * MIB).expect("address space");
-        let config = Config { service: Some(service), pattern: PATTERN, pool: 16 * MIB };
+        let config = Config {
+            service: Some(service),
+            pattern: Pattern::byte(PATTERN),
+            pool: 16 * MIB,
+            pool_low: 0,
+        };
         let engine: &'static Engine =
             Box::leak(Box::new(Engine::new(region, &config, run).expect("address space")));
         engine.launch();
@@ -103,6 +110,24 @@ fn untouched_pages_stay_missing_and_touched_ones_hold_the_pattern() {
     f.bytes(Pages { first: 3000, count: 1 })[5] = PATTERN;
     f.assert_all(Pages { first: 3000, count: 1 }, PATTERN);
     assert_eq!(f.engine.counters().faults.get(), 1);
+}
+
+#[test]
+fn a_fault_is_counted_by_its_window_and_by_what_it_had_to_do_without() {
+    let Some(f) = Fixture::lazy() else { return };
+    f.bytes(f.all())[3000 * f.page_bytes()] = 1;
+    let counters = f.engine.counters();
+    assert_eq!(counters.windows.get(), [1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(counters.fall_backs.get()[Cause::PoolEmpty as usize], 1);
+    assert_eq!(counters.fall_backs.get().iter().sum::<u64>(), 1);
+    f.assert_all(f.all().skip(3001), PATTERN);
+    assert!(counters.windows.get()[9] > 0, "{:?}", counters.windows);
+    assert!(counters.windows.get().iter().sum::<u64>() <= counters.faults.get());
+    let begin = std::time::Instant::now();
+    while counters.handler_cpu_ns.get() == 0 {
+        assert!(begin.elapsed().as_secs() < 10, "the handler does not tell its CPU time");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
 }
 
 #[test]

@@ -10,10 +10,19 @@ use std::fmt::Write;
 pub struct Arguments {
     /// A command, or `options` for the options of the allocator
     topic: Option<String>,
+    /// The options as Markdown, which is how docs/OPTIONS.md is made
+    #[arg(long)]
+    markdown: bool,
 }
 
 /// Prints the help that was asked for.
 pub fn explain(arguments: &Arguments) -> Result<(), Failure> {
+    if arguments.markdown {
+        return match arguments.topic.as_deref() {
+            Some("options") => print(&options_markdown()),
+            _ => Err(Failure::usage("--markdown is for `refpage help options`")),
+        };
+    }
     let mut program = crate::Arguments::command();
     // Gives the commands their full names, `refpage run`, in the usage lines.
     program.build();
@@ -36,12 +45,17 @@ pub fn explain(arguments: &Arguments) -> Result<(), Failure> {
     print(&text)
 }
 
+const INTRODUCTION: &str = "\
+Options are read from REFPAGE_OPTIONS, key=value entries separated by ':', and are flags of
+`refpage run`. A later entry overrides an earlier one. Sizes take the suffixes K, M, G and T
+(powers of 1024); numbers are decimal, or hexadecimal after 0x.
+
+A pattern of more than two hexadecimal digits is a word of 2, 4 or 8 bytes, as many as the digits
+are: with 0xdeadbeef, every aligned 32-bit load of untouched memory gives 0xdeadbeef.
+";
+
 fn options_text() -> String {
-    let mut text = String::from(
-        "Options are read from REFPAGE_OPTIONS, key=value entries separated by ':', and are flags of\n\
-         `refpage run`. A later entry overrides an earlier one. Sizes take the suffixes K, M, G and T\n\
-         (powers of 1024); numbers are decimal, or hexadecimal after 0x.\n\n",
-    );
+    let mut text = format!("{INTRODUCTION}\n");
     for spec in &TABLE {
         let _ = writeln!(
             text,
@@ -50,5 +64,33 @@ fn options_text() -> String {
         );
     }
     text += "\nExample: REFPAGE_OPTIONS=service=auto:pattern=0xaa:pool=64M:stats=1\n";
+    text
+}
+
+/// The whole of docs/OPTIONS.md. A test compares them.
+fn options_markdown() -> String {
+    let mut text = format!(
+        "# Options\n\n\
+         <!-- Made by `refpage help options --markdown`: change the table in alloc/src/options/table.rs. -->\n\n\
+         {INTRODUCTION}\n\
+         In a Rust program each is a method of `refpage_alloc::options::Options`. A set-user-ID program\n\
+         ignores the environment. An option that is wrong gets one line on stderr: `refpage run` then ends\n\
+         with 2, a preloaded library goes on with the default.\n\n\
+         | option | takes | default | what it does | method |\n|---|---|---|---|---|\n"
+    );
+    // A bar would end the cell.
+    let cell = |text: &str| text.replace('|', "\\|");
+    for spec in &TABLE {
+        let _ = writeln!(
+            text,
+            "| `{}` | {} | `{}` | {} | `{}` |",
+            spec.name,
+            cell(spec.accepts),
+            spec.default,
+            cell(spec.help),
+            spec.method
+        );
+    }
+    text += "\n`--stats` and `--stats-json FILE` are the flags for the option `stats`.\n";
     text
 }

@@ -22,7 +22,7 @@ use crate::failure::{Failure, print};
 use crate::flags::VARIABLE;
 use crate::machine::Service;
 use clap::ValueEnum;
-use refpage_alloc::options::{Options, ServiceChoice};
+use refpage_alloc::options::{Options, Pattern, ServiceChoice};
 use rustix::time::{ClockId, clock_gettime};
 use std::alloc::{Layout, alloc, dealloc};
 use std::hint::black_box;
@@ -195,7 +195,7 @@ impl Drop for Block {
 /// The state of one measurement.
 struct Run {
     os_page: usize,
-    pattern: u8,
+    pattern: Pattern,
     touched: usize,
     checked: bool,
     verify: bool,
@@ -258,17 +258,17 @@ impl Run {
     /// One write per touched OS page.
     fn touch(&self, block: &mut Block) {
         for at in (0..self.touched).step_by(self.os_page) {
-            block.write(at, !self.pattern);
+            block.write(at, !self.pattern.byte_at(at));
         }
     }
 
     fn touch_first_page(&self, block: &mut Block) {
-        block.write(0, !self.pattern);
+        block.write(0, !self.pattern.byte_at(0));
     }
 
     /// Overwrites the touched part, as a program would.
     fn scribble(&self, block: &mut Block) {
-        (0..self.touched).for_each(|at| block.write(at, !self.pattern));
+        (0..self.touched).for_each(|at| block.write(at, !self.pattern.byte_at(at)));
     }
 
     /// Takes the peak of the memory, then runs `checks` with their CPU time noted.
@@ -291,7 +291,9 @@ impl Run {
         let end = if self.verify { SIZE } else { self.touched };
         for at in (0..end).step_by(if entirely { 1 } else { STRIDE }) {
             let written = at < self.touched && at.is_multiple_of(self.os_page);
-            let expected = if written { !self.pattern } else { self.pattern };
+            // Blocks are aligned to 16: the pattern begins where they do.
+            let untouched = self.pattern.byte_at(at);
+            let expected = if written { !untouched } else { untouched };
             let found = block.read(at);
             if found != expected {
                 return Err(Failure::new(format!(
@@ -348,7 +350,7 @@ mod tests {
     fn a_wrong_byte_is_found_touched_or_not() {
         let mut run = Run {
             os_page: 4096,
-            pattern: 0xaa,
+            pattern: Pattern::byte(0xaa),
             touched: 8192,
             checked: true,
             verify: true,

@@ -63,6 +63,7 @@ fn a_wrong_command_line_gets_one_line_and_code_2() {
     fails(&["run", "--nonsense", "--", "true"], 2, "--nonsense");
     fails(&["run", "--nonsense", "true"], 2, "--nonsense");
     fails(&["help", "nonsense"], 2, "nonsense");
+    fails(&["help", "run", "--markdown"], 2, "refpage help options");
     fails(&["measure", "--touch", "some"], 2, "some");
 }
 
@@ -70,6 +71,8 @@ fn a_wrong_command_line_gets_one_line_and_code_2() {
 fn a_bad_option_value_gets_one_line_and_code_2() {
     fails(&["run", "--pattern", "300", "--", "true"], 2, "bad value \"300\" for pattern: a byte");
     fails(&["run", "--service", "best", "--", "true"], 2, "bad value \"best\" for service");
+    fails(&["run", "--quarantine", "1G", "--", "true"], 2, "this version has no quarantine yet");
+    fails(&["run", "--guards", "on", "--", "true"], 2, "this version has no guards yet");
     // It must not become two entries.
     fails(&["run", "--pattern", "1:pool=0", "--", "true"], 2, "bad value \"1:pool=0\" for pattern");
     fails(&["run", "--stats-json", "a:b", "--", "true"], 2, "for stats");
@@ -99,6 +102,22 @@ fn help_options_lists_every_option_with_its_default() {
         assert!(text.contains(spec.help) && text.contains(spec.accepts), "{}", spec.name);
         assert!(text.contains(&format!("default {}\n", spec.default)), "{}", spec.name);
     }
+}
+
+/// Where it says otherwise, the document is made anew by the command that the test names.
+#[test]
+fn the_document_of_the_options_is_what_the_table_makes() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/OPTIONS.md");
+    let made = stdout(&refpage(&["help", "options", "--markdown"]));
+    for spec in &TABLE {
+        assert!(made.contains(&format!("| `{}` |", spec.name)), "{}", spec.name);
+        assert!(made.contains(&format!("| `{}` |\n", spec.method)), "{}", spec.method);
+    }
+    assert!(
+        std::fs::read_to_string(&path).is_ok_and(|document| document == made),
+        "docs/OPTIONS.md is not what the table makes: \
+         cargo run --release -- help options --markdown > docs/OPTIONS.md"
+    );
 }
 
 #[test]
@@ -175,7 +194,13 @@ fn statistics_go_to_the_file_that_was_named_from_here() {
     assert!(command.output().unwrap().status.success());
     let text = std::fs::read_to_string(directory.join(&name)).unwrap();
     std::fs::remove_file(directory.join(&name)).unwrap();
-    assert!(text.trim_start().starts_with('{'), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&text).expect("valid JSON");
+    for name in ["service", "reason", "pattern", "live_bytes", "handler_cpu_ns"] {
+        assert!(!json[name].is_null(), "no {name}: {text}");
+    }
+    let numbers = |name: &str| json[name].as_object().expect(name).len();
+    assert_eq!(numbers("window_pages"), 10);
+    assert_eq!(numbers("fall_backs"), refpage_alloc::Cause::ALL.len());
 }
 
 #[test]

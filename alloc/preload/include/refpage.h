@@ -14,6 +14,9 @@
 #ifndef REFPAGE_H
 #define REFPAGE_H
 
+#include <stddef.h>
+#include <stdint.h>
+
 #ifdef REFPAGE_WEAK
 #define REFPAGE_API __attribute__((weak))
 #else
@@ -32,8 +35,84 @@ REFPAGE_API const char *refpage_version(void);
 REFPAGE_API const char *refpage_service(void);
 
 /* The byte that untouched memory reads as: 0xaa unless REFPAGE_OPTIONS says otherwise; -1 when the service
- * is "off" or "none". */
+ * is "off" or "none", or when the pattern is a word whose bytes differ. */
 REFPAGE_API int refpage_pattern(void);
+
+/* Stores what an aligned 64-bit load of untouched memory gives, for a byte as for a word, and returns 1.
+ * Returns 0, and stores nothing, when the service is "off" or "none". */
+REFPAGE_API int refpage_pattern_word(uint64_t *word);
+
+/* Why the service is not a better one, as text. As snprintf does it: writes at most size bytes to text, the last
+ * of them a NUL, and returns the text's length without it. */
+REFPAGE_API size_t refpage_reason(char *text, size_t size);
+
+#define REFPAGE_WINDOWS 10
+#define REFPAGE_CAUSES 32
+
+/* What the heap has done and holds. Pages are OS pages. Later versions add fields at the end. */
+struct refpage_stats {
+    /* Answered faults by how many pages were put in place: at n, at least 2^n and less than twice that; at the
+     * last, 512 and more. */
+    uint64_t window_pages[REFPAGE_WINDOWS];
+    /* How often something went a worse way than it should; refpage_cause_name tells why. */
+    uint64_t fall_backs[REFPAGE_CAUSES];
+    /* Bytes in an OS page. */
+    uint64_t page_bytes;
+    /* Bytes of address space reserved for the Region. */
+    uint64_t region_bytes;
+    /* Bytes of the Region's address space in use. */
+    uint64_t region_used_bytes;
+    /* Bytes of the Region's pages that are known to be present. (The kernel's own zero pages for calloc
+     * are learnt of when they are freed.) */
+    uint64_t region_present_bytes;
+    /* VMAs that the Region is made of, counted in /proc/self/maps; 0 if that cannot be read. */
+    uint64_t region_vmas;
+    /* Bytes in live allocations, magazines included. */
+    uint64_t live_bytes;
+    /* Bytes in live large allocations. */
+    uint64_t large_live_bytes;
+    /* Bytes in small blocks handed out, magazines included. */
+    uint64_t small_live_bytes;
+    /* Large allocations made. */
+    uint64_t large_allocated;
+    /* Large allocations that reused a run in place. */
+    uint64_t large_recycled;
+    /* Large allocations freed. */
+    uint64_t large_freed;
+    /* Missing faults served by the handler. */
+    uint64_t faults;
+    /* Pages moved in from the pool. */
+    uint64_t pages_moved;
+    /* Huge pages among them, moved whole: how many times 2 MiB. */
+    uint64_t huge_moved;
+    /* Pages copied in, because the pool had none. */
+    uint64_t pages_copied;
+    /* Pages of zeros put in place for calloc. */
+    uint64_t pages_zeroed;
+    /* Pages filled at allocation. */
+    uint64_t pages_filled;
+    /* Present pages of freed runs whose content was restored. */
+    uint64_t pages_refilled;
+    /* Pages that realloc moved instead of copying. */
+    uint64_t pages_relocated;
+    /* Pages that freed runs gave to the pool. */
+    uint64_t pages_pooled;
+    /* Pages given back to the kernel. */
+    uint64_t pages_purged;
+    /* Pages that wait in the pool now. */
+    uint64_t pool_pages;
+    /* Pages that freed runs keep for reuse now. */
+    uint64_t cached_pages;
+    /* CPU time of the fault handler when it last went to sleep, in nanoseconds. */
+    uint64_t handler_cpu_ns;
+};
+
+/* Fills in the first size bytes of *out: give it sizeof(struct refpage_stats). What this version of the library
+ * does not know is 0. Returns the size of what it knows; the counts are not of one moment. */
+REFPAGE_API size_t refpage_stats(struct refpage_stats *out, size_t size);
+
+/* What is counted in fall_backs[index]: a constant string; NULL for places that nothing is counted in. */
+REFPAGE_API const char *refpage_cause_name(size_t index);
 
 /* Writes the block of statistics that stats=1 prints at exit to the file descriptor fd. */
 REFPAGE_API void refpage_stats_print(int fd);

@@ -4,7 +4,7 @@ mod common;
 
 use std::process::Command;
 
-use common::{c_program, check_content, run, serve};
+use common::{DEFAULT, c_program, check_content, run, serve};
 
 for_each_service! {
     fresh_memory_reads_as_the_pattern => |service| check_content("content", &["fresh"], service);
@@ -32,7 +32,7 @@ fn calloc_and_realloc_need_no_service() {
     };
     run(Command::new(&program).arg("unpatterned")).expect_success();
     for service in ["off", "memset", "eager", "cow", "lazy"] {
-        run(serve(Command::new(&program).arg("unpatterned"), service, 0xaa)).expect_success();
+        run(serve(Command::new(&program).arg("unpatterned"), service, DEFAULT)).expect_success();
     }
 }
 

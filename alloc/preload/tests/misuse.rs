@@ -6,7 +6,7 @@ mod common;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use common::{c_program, is_served, preload, run, serve};
+use common::{DEFAULT, c_program, is_served, preload, run, serve};
 
 fn misuse(behaviour: &str, verdict: &str) {
     let Some(program) = c_program("misuse") else {
@@ -49,7 +49,7 @@ fn limits(behaviour: &str, service: &str) {
         return;
     };
     if is_served(service) {
-        run(serve(Command::new(&program).arg(behaviour), service, 0xaa)).expect_success();
+        run(serve(Command::new(&program).arg(behaviour), service, DEFAULT)).expect_success();
     }
 }
 
@@ -72,7 +72,7 @@ fn under_a_limit(service: &str) {
         return;
     }
     let mut command = Command::new(&program);
-    serve(command.arg("under-a-limit"), service, 0xaa);
+    serve(command.arg("under-a-limit"), service, DEFAULT);
     let limit = libc::rlimit { rlim_cur: 2 << 30, rlim_max: 2 << 30 };
     // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are allowed:
     // setrlimit is one system call on a copy of a struct, and the error needs no allocation.
@@ -90,7 +90,7 @@ fn accounting_symbols_add_up() {
     let Some(program) = c_program("limits") else {
         return;
     };
-    let outcome = run(serve(Command::new(&program).arg("accounting"), "memset", 0xaa));
+    let outcome = run(serve(Command::new(&program).arg("accounting"), "memset", DEFAULT));
     let xml = outcome.expect_success().stdout_text();
     assert!(xml.starts_with("<malloc version=\"1\">\n"), "{xml}");
     assert!(xml.trim_end().ends_with("</malloc>"), "{xml}");
@@ -107,9 +107,17 @@ fn own_api_names_version_service_and_pattern() {
     let Some(program) = c_program("own_api") else {
         return;
     };
-    for (service, pattern, told) in
-        [("memset", 0xaa, "170"), ("memset", 0x5c, "92"), ("off", 0xaa, "-1")]
-    {
+    for (service, pattern, told) in [
+        ("memset", DEFAULT, "170 1 0xaaaaaaaaaaaaaaaa"),
+        ("memset", "0x5c", "92 1 0x5c5c5c5c5c5c5c5c"),
+        ("memset", "0x5c5c", "92 1 0x5c5c5c5c5c5c5c5c"),
+        ("memset", "0xdeadbeef", "-1 1 0xdeadbeefdeadbeef"),
+        ("off", DEFAULT, "-1 0 0x1"),
+        ("lazy", DEFAULT, "170 1 0xaaaaaaaaaaaaaaaa"),
+    ] {
+        if !is_served(service) {
+            continue;
+        }
         let outcome = run(serve(&mut Command::new(&program), service, pattern));
         let text = outcome.expect_success().stdout_text();
         let mut lines = text.lines();
@@ -120,6 +128,24 @@ fn own_api_names_version_service_and_pattern() {
     }
     let without = run(&mut Command::new(&program));
     assert_eq!(without.expect_success().stdout_text(), "not served by refpage\n");
+}
+
+/// The header's struct is the one that the library fills in.
+#[test]
+fn the_header_names_every_counter_in_its_place() {
+    let header = include_str!("../include/refpage.h");
+    let fields =
+        header.lines().filter_map(|line| line.strip_prefix("    uint64_t ")?.strip_suffix(';'));
+    let arrays = ["window_pages[REFPAGE_WINDOWS]", "fall_backs[REFPAGE_CAUSES]"];
+    let stats = refpage_alloc::Stats::default();
+    let single: Vec<_> = stats.entries().map(|(name, _)| name).collect();
+    assert_eq!(fields.collect::<Vec<_>>(), [&arrays[..], &single[..]].concat());
+    for line in [
+        format!("#define REFPAGE_WINDOWS {}", stats.window_pages.len()),
+        format!("#define REFPAGE_CAUSES {}", stats.fall_backs.len()),
+    ] {
+        assert!(header.lines().any(|other| other == line), "{line}");
+    }
 }
 
 #[test]
@@ -134,6 +160,8 @@ fn options_that_make_no_sense_are_named_and_passed_over() {
         ("threshold=plenty", "plenty"),
         ("service=fastest", "fastest"),
         ("nonsense", "nonsense"),
+        ("quarantine=1G", "this version has no quarantine yet"),
+        ("guards=on", "this version has no guards yet"),
     ] {
         let outcome = run(preload(&mut Command::new(&program), options));
         outcome.expect_success();
@@ -175,8 +203,12 @@ fn exactly_the_intended_symbols_are_exported() {
         "pvalloc",
         "realloc",
         "reallocarray",
+        "refpage_cause_name",
         "refpage_pattern",
+        "refpage_pattern_word",
+        "refpage_reason",
         "refpage_service",
+        "refpage_stats",
         "refpage_stats_print",
         "refpage_version",
         "valloc",

@@ -3,14 +3,15 @@
 mod common;
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{
-    PATTERNS, ScratchDir, c_library, c_program, check_content, is_served, library, preload, run,
-    serve, skipped,
+    DEFAULT, PATTERNS, ScratchDir, c_library, c_program, check_content, is_served, library,
+    linked_c_program, preload, run, serve, skipped,
 };
 
 for_each_service! {
@@ -50,7 +51,7 @@ fn in_a_library(service: &str) {
     }
     for order in [[library(), other.clone()], [other, library()]] {
         let mut command = Command::new(&program);
-        serve(&mut command, service, 0xaa);
+        serve(&mut command, service, DEFAULT);
         command.env("LD_PRELOAD", format!("{}:{}", order[0].display(), order[1].display()));
         run(&mut command).expect_success();
     }
@@ -61,7 +62,7 @@ fn at_the_end(service: &str) {
         return;
     };
     if is_served(service) {
-        let outcome = run(serve(&mut Command::new(program), service, 0x5c));
+        let outcome = run(serve(&mut Command::new(program), service, "0x5c"));
         assert_eq!(outcome.expect_success().stdout_text(), "ended\n");
     }
 }
@@ -71,7 +72,7 @@ fn main_thread_ends(service: &str) {
         return;
     };
     if is_served(service) {
-        let outcome = run(serve(Command::new(program).arg("main-thread-ends"), service, 0xaa));
+        let outcome = run(serve(Command::new(program).arg("main-thread-ends"), service, DEFAULT));
         assert_eq!(outcome.expect_success().stdout_text(), "outlived\n");
     }
 }
@@ -89,7 +90,7 @@ fn libraries(service: &str) {
     }
     let mut command = Command::new(program);
     command.arg("libraries").env("TEST_LIBRARIES", &dir.0);
-    run(serve(&mut command, service, 0xaa)).expect_success();
+    run(serve(&mut command, service, DEFAULT)).expect_success();
 }
 
 /// A user without privileges, and what it runs where it can read it.
@@ -122,7 +123,7 @@ impl Nobody {
         copy
     }
 
-    fn command(&self, program: &Path, service: &str, pattern: u8) -> Command {
+    fn command(&self, program: &Path, service: &str, pattern: &str) -> Command {
         let mut command = Command::new(self.bring(program));
         serve(&mut command, service, pattern).env("LD_PRELOAD", self.bring(&library()));
         command.current_dir(&self.dir.0).uid(Self::ID).gid(Self::ID);
@@ -141,7 +142,7 @@ fn without_privilege(service: &str) {
         return;
     };
     let Some(nobody) = Nobody::new() else { return };
-    let outcome = run(&mut nobody.command(&which, service, 0xaa));
+    let outcome = run(&mut nobody.command(&which, service, DEFAULT));
     let taken = outcome.expect_success().stdout_text().trim().to_owned();
     let told = outcome.refpage_lines().len();
     assert_eq!(
@@ -167,7 +168,7 @@ fn the_best_service_is_chosen() {
     preload(&mut commands[0], "");
     let nobody = Nobody::new();
     if let Some(nobody) = &nobody {
-        commands.push(nobody.command(&which, "auto", 0xaa));
+        commands.push(nobody.command(&which, "auto", DEFAULT));
     }
     for command in &mut commands {
         let outcome = run(command);
@@ -176,5 +177,54 @@ fn the_best_service_is_chosen() {
         assert!(["lazy", "cow", "eager", "memset"].contains(&taken), "{taken}");
         let told = outcome.stderr.lines().count();
         assert_eq!(told, usize::from(taken == "memset"), "{}", outcome.stderr);
+    }
+}
+
+/// Who may run a program with the rights of another must not choose what that program does.
+#[test]
+fn a_program_with_more_rights_than_its_caller_ignores_the_environment() {
+    let Some(nobody) = Nobody::new() else { return };
+    if let Some(reason) = rights_cannot_grow(&nobody.dir.0) {
+        skipped(reason);
+        return;
+    }
+    nobody.bring(&library());
+    let Some(program) = linked_c_program("secure", &nobody.dir.0) else { return };
+    let program = nobody.bring(&program);
+    let options = "service=memset:pattern=0x5c:stats=1:nonsense=1";
+    let found = |mode: u32| {
+        fs::set_permissions(&program, fs::Permissions::from_mode(mode)).expect("an owner may");
+        let mut command = Command::new(&program);
+        command.uid(Nobody::ID).gid(Nobody::ID).current_dir("/").env("REFPAGE_OPTIONS", options);
+        let outcome = run(&mut command);
+        (outcome.expect_success().stdout_text(), outcome.stderr)
+    };
+    // What the options do to a program without such rights.
+    let (told, printed) = found(0o755);
+    assert_eq!(told, "0 0x5c\n");
+    assert!(printed.contains("nonsense") && printed.contains("statistics"), "{printed}");
+    for mode in [0o4755, 0o2755] {
+        let (told, printed) = found(mode);
+        assert_eq!(told, "1 0xaa\n", "mode {mode:o}");
+        // But that there is only `memset` is said to everyone.
+        let printed: Vec<_> =
+            printed.lines().filter(|line| !line.contains("instead of lazy")).collect();
+        assert_eq!(printed, [""; 0], "mode {mode:o}");
+    }
+}
+
+/// Why a set-user-ID program in `directory` would run like any other.
+fn rights_cannot_grow(directory: &Path) -> Option<&'static str> {
+    let path = std::ffi::CString::new(directory.as_os_str().as_bytes()).expect("no NUL in a path");
+    let mut about = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: statvfs reads a string and fills the struct, for which zeros are a value; prctl takes numbers.
+    let (flags, no_new) = unsafe {
+        assert_eq!(libc::statvfs(path.as_ptr(), about.as_mut_ptr()), 0);
+        (about.assume_init().f_flag, libc::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0))
+    };
+    match (flags & libc::ST_NOSUID != 0, no_new == 1) {
+        (true, _) => Some("the directory for temporary files is mounted nosuid"),
+        (_, true) => Some("this process may get no new rights (PR_SET_NO_NEW_PRIVS)"),
+        _ => None,
     }
 }

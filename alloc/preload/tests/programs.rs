@@ -7,7 +7,7 @@ use std::process::Command;
 use common::{Outcome, ScratchDir, have, preload, run};
 
 /// The options each program runs with: the best service, another pattern, and the ones that need nothing.
-const OPTIONS: [&str; 4] = ["", "pattern=0x5c", "service=memset", "service=off"];
+const OPTIONS: [&str; 4] = ["", "pattern=0xdeadbeef", "service=memset", "service=off"];
 
 /// Runs a script in an empty directory of its own. Its output names no absolute path: no run has the
 /// directory of another.

@@ -28,17 +28,19 @@ fn refused(text: &str) -> String {
 fn table_defaults_are_the_defaults() {
     for spec in &TABLE {
         // Other than the default first, so that applying the default must change it back.
-        let mut options = Options::new()
+        let before = Options::new()
             .service(ServiceChoice::Off)
             .pattern(1)
             .threshold(4096)
             .pool(1)
+            .pool_low(1)
             .decay_ms(1)
             .region(16 << 20)
             .stats(StatsChoice::Stderr);
-        let before = options;
+        let mut options = before;
         options.set(spec.name.as_bytes(), spec.default.as_bytes()).unwrap();
-        assert_ne!(options, before, "{}", spec.name);
+        assert_eq!(options != before, !spec.reserved, "{}", spec.name);
+        assert_eq!((spec.reset)(before), options, "{} and {}", spec.method, spec.name);
     }
     let all: Vec<String> =
         TABLE.iter().map(|spec| format!("{}={}", spec.name, spec.default)).collect();
@@ -47,13 +49,15 @@ fn table_defaults_are_the_defaults() {
 
 #[test]
 fn every_option_is_read() {
-    let options =
-        accepted("service=lazy:pattern=0xA5:threshold=5000:pool=1G:decay=0:region=64g:stats=1");
+    let options = accepted(
+        "service=lazy:pattern=0xA5:threshold=5000:pool=1G:pool_low=2M:decay=0:region=64g:stats=1",
+    );
     let expected = Options::new()
         .service(ServiceChoice::Lazy)
         .pattern(0xa5)
         .threshold(5000)
         .pool(1 << 30)
+        .pool_low(2 << 20)
         .decay_ms(0)
         .region(64 << 30)
         .stats(StatsChoice::Stderr);
@@ -83,12 +87,49 @@ fn numbers_are_decimal_or_hex_with_binary_suffixes() {
 }
 
 #[test]
+fn a_pattern_is_a_byte_or_a_word_by_its_digits() {
+    for (text, pattern) in [
+        ("0", Pattern::ZERO),
+        ("92", Pattern::byte(0x5c)),
+        ("0x5", Pattern::byte(5)),
+        ("0X5C", Pattern::byte(0x5c)),
+        ("0x005c", Pattern::word16(0x5c)),
+        ("0xdeadbeef", Pattern::word32(0xdead_beef)),
+        ("0x00000001", Pattern::word32(1)),
+        ("0x0123456789abcdef", Pattern::word64(0x0123_4567_89ab_cdef)),
+    ] {
+        let options = accepted(&format!("pattern={text}"));
+        assert_eq!(options, Options::new().pattern_word(pattern), "{text}");
+    }
+    for text in
+        "256|1000|0x|0x123|0x12345|0x1234567|0x123456789|0x12345678901234567|0xdeadbeeg".split('|')
+    {
+        assert!(refused(&format!("pattern={text}")).starts_with("bad value"), "{text}");
+    }
+}
+
+#[test]
+fn what_is_only_a_name_yet_takes_its_default_alone() {
+    accepted("quarantine=0:guards=off");
+    for (text, complaint) in [
+        (
+            "quarantine=1G",
+            "this version has no quarantine yet: quarantine=1G is not possible, only quarantine=0",
+        ),
+        ("guards=on", "this version has no guards yet: guards=on is not possible, only guards=off"),
+        ("guards", "option \"guards\" needs a value: guards=WHETHER, only off"),
+    ] {
+        assert_eq!(refused(text), complaint);
+    }
+}
+
+#[test]
 fn ranges_end_where_they_say() {
-    let ends = "threshold=4K threshold=64K region=0 region=16M region=128T pool=64G pattern=255 decay=4294967295";
+    let ends = "threshold=4K threshold=64K region=0 region=16M region=128T pool=64G pool_low=64G pattern=255 decay=4294967295";
     for text in ends.split(' ') {
         accepted(text);
     }
-    let beyond = "threshold=4095 threshold=65537 region=1 region=16777215 region=129T pattern=256 decay=4294967296";
+    let beyond = "threshold=4095 threshold=65537 region=1 region=16777215 region=129T pool_low=65G pattern=256 decay=4294967296";
     for text in beyond.split(' ') {
         assert!(refused(text).starts_with("bad value"), "{text}");
     }
@@ -98,7 +139,7 @@ fn ranges_end_where_they_say() {
 fn a_json_file_name_reaches_to_the_next_colon() {
     let json = |name: &str| StatsChoice::Json(PathText::new(name.as_bytes()).unwrap());
     let options = accepted("stats=json:/tmp/a b=c.json:pattern=7");
-    assert_eq!((options.stats, options.pattern), (json("/tmp/a b=c.json"), 7));
+    assert_eq!((options.stats, options.pattern), (json("/tmp/a b=c.json"), Pattern::byte(7)));
     assert_eq!(accepted("pattern=7:stats=json:x").stats, json("x"));
     assert_eq!(accepted(&format!("stats=json:{}", "n".repeat(255))).stats, json(&"n".repeat(255)));
     for text in "stats=json|stats=json:|stats=json::|stats=2|stats=json:a\0b|stats=".split('|') {
@@ -116,8 +157,8 @@ fn a_bad_entry_does_not_stop_the_others() {
     assert_eq!(
         complaints,
         [
-            "unknown option \"foo\"; options are service, pattern, threshold, pool, decay, region, stats",
-            "bad value \"300\" for pattern: a byte, 0 to 255 or 0x00 to 0xff",
+            "unknown option \"foo\"; options are service, pattern, threshold, pool, pool_low, decay, region, stats, quarantine, guards",
+            "bad value \"300\" for pattern: a byte, 0 to 255 or 0x00 to 0xff, or a word, 0x and 4, 8 or 16 hex digits",
             "option \"pool\" needs a value: pool=SIZE, a size from 0 to 64G",
         ]
     );
@@ -127,7 +168,7 @@ fn a_bad_entry_does_not_stop_the_others() {
 
 #[test]
 fn the_last_entry_wins_and_empty_ones_do_not_count() {
-    assert_eq!(accepted("::pattern=1::pattern=2:").pattern, 2);
+    assert_eq!(accepted("::pattern=1::pattern=2:").pattern, Pattern::byte(2));
     assert_eq!(accepted(""), Options::new());
 }
 
@@ -135,7 +176,7 @@ fn the_last_entry_wins_and_empty_ones_do_not_count() {
 fn a_complaint_is_one_printable_line() {
     assert_eq!(
         refused("pattern=1\n2\x1b[0m"),
-        "bad value \"1\\n2\\x1b[0m\" for pattern: a byte, 0 to 255 or 0x00 to 0xff"
+        "bad value \"1\\n2\\x1b[0m\" for pattern: a byte, 0 to 255 or 0x00 to 0xff, or a word, 0x and 4, 8 or 16 hex digits"
     );
 }
 

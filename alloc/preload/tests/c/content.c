@@ -150,7 +150,7 @@ struct shadowed {
 static void resize(struct shadowed *it, size_t size, uint64_t *state) {
     it->block = need(realloc(it->block, size));
     if (size > it->size)
-        memset(it->shadow + it->size, pattern(), size - it->size);
+        copy_pattern(it->shadow + it->size, it->block + it->size, size - it->size);
     it->size = size;
     if (memcmp(it->block, it->shadow, size) != 0)
         for (size_t i = 0; i < size; i++)

@@ -199,13 +199,13 @@ static void with_vfork(void) {
         volatile int fine = 0;
         pid_t child = vfork();
         if (child == 0) {
-            fine = block[MIB] == pattern() && block[3 * MIB] == pattern();
+            fine = block[MIB] == pattern_at(block + MIB) && block[3 * MIB] == pattern_at(block + 3 * MIB);
             block[2 * MIB] = 'v';
             _exit(0);
         }
         expect_end(child);
         CHECK(fine && block[2 * MIB] == 'v');
-        block[2 * MIB] = pattern();
+        block[2 * MIB] = pattern_at(block + 2 * MIB);
         EXPECT_PATTERN(block, BLOCK, "a block that a vforked child touched");
         free(block);
     }

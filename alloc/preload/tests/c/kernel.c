@@ -96,7 +96,7 @@ static void read_directly(void) {
     void *aligned;
     CHECK(posix_memalign(&aligned, 4096, BLOCK) == 0);
     CHECK(pwrite(fd, aligned, BLOCK, 0) == BLOCK);
-    memset(aligned, ~pattern(), BLOCK);
+    memset(aligned, other_byte(1), BLOCK);
     CHECK(pread(fd, aligned, BLOCK, 0) == BLOCK);
     EXPECT_PATTERN(aligned, BLOCK, "what a direct write took from fresh memory");
     free(aligned);
@@ -201,7 +201,7 @@ static void random_bytes(void) {
 /* Waits on a word of memory that nobody has touched. */
 static void *wait_on(void *word) {
     uint32_t untouched;
-    memset(&untouched, pattern(), sizeof untouched);
+    copy_pattern(&untouched, word, sizeof untouched);
     while (syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, untouched, NULL, NULL, 0) != 0)
         if (errno == EAGAIN)
             break;
@@ -217,7 +217,7 @@ static void futex_word(void) {
         uint32_t *word = (uint32_t *)(block + MIB);
         struct timespec instant = {0, 1000};
         uint32_t untouched;
-        memset(&untouched, pattern(), sizeof untouched);
+        copy_pattern(&untouched, word, sizeof untouched);
         CHECK(syscall(SYS_futex, block + 4096, FUTEX_WAIT_PRIVATE, untouched, &instant, NULL, 0) == -1);
         CHECK(errno == ETIMEDOUT);
         pthread_t waiter;
@@ -238,7 +238,7 @@ static void write_from_fresh(void) {
     unsigned char *block = fresh(BLOCK);
     CHECK(write(fd, block, BLOCK) == BLOCK);
     unsigned char *back = fresh(BLOCK);
-    memset(back, ~pattern(), BLOCK);
+    memset(back, other_byte(1), BLOCK);
     CHECK(pread(fd, back, BLOCK, 0) == BLOCK);
     EXPECT_PATTERN(back, BLOCK, "what write took from fresh memory");
     EXPECT_PATTERN(block, BLOCK, "what write left");

@@ -33,7 +33,7 @@ static void expect_served(unsigned char *before, const char *when) {
 /* Every descriptor from 3 on, in one call, then one by one; their numbers are then used for other files. */
 static void descriptors_closed(void) {
     unsigned char *first = need(malloc(BLOCK)), *second = need(malloc(BLOCK)), *third = need(malloc(BLOCK));
-    first[MIB] = pattern();
+    first[MIB] = pattern_at(first + MIB);
     if (syscall(SYS_close_range, 3, ~0u, 0) != 0)
         CHECK(errno == ENOSYS);
     expect_served(first, "after close_range");

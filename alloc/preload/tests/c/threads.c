@@ -112,9 +112,9 @@ static void *touch_shared(void *which) {
     size_t offset = (uintptr_t)which;
     pthread_barrier_wait(&start);
     for (size_t at = offset; at < 4 * MIB; at += 512) {
-        if (shared[at] != pattern())
+        if (shared[at] != pattern_at(shared + at))
             FAIL("byte %zu of a shared fresh block is 0x%02x", at, shared[at]);
-        shared[at] = (unsigned char)~pattern();
+        shared[at] = other_byte(1);
     }
     return NULL;
 }
@@ -129,7 +129,7 @@ static void one_fresh_block_many_threads(void) {
         for (int i = 0; i < THREADS; i++)
             CHECK(pthread_join(threads[i], NULL) == 0);
         for (size_t at = 0; at < 4 * MIB; at += 512) {
-            EXPECT_BYTES(shared + at, THREADS, (unsigned char)~pattern(), "what the threads wrote");
+            EXPECT_BYTES(shared + at, THREADS, other_byte(1), "what the threads wrote");
             EXPECT_PATTERN(shared + at + THREADS, 512 - THREADS, "what no thread wrote");
         }
         free(shared);

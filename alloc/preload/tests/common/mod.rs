@@ -16,8 +16,11 @@ use std::time::{Duration, Instant};
 /// A run that takes longer hangs. No healthy one takes a tenth of it.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The default pattern, and one that the default cannot be mistaken for.
-pub const PATTERNS: [u8; 2] = [0xaa, 0x5c];
+/// The default pattern.
+pub const DEFAULT: &str = "0xaa";
+
+/// The default, and two that it cannot be mistaken for: a byte, and a word of eight different ones.
+pub const PATTERNS: [&str; 3] = [DEFAULT, "0x5c", "0x0123456789abcdef"];
 
 /// Says on the real stderr, which libtest does not capture, that something was not tested, and why.
 pub fn skipped(reason: impl std::fmt::Display) {
@@ -99,6 +102,14 @@ pub fn c_program(name: &str) -> Option<PathBuf> {
     compile(name, &["-pie", "-fPIE", "-rdynamic"])
 }
 
+/// `tests/c/<name>.c` as an executable that names the library itself, to be found in `directory`: the loader
+/// preloads nothing into a program with more rights than its caller.
+pub fn linked_c_program(name: &str, directory: &Path) -> Option<PathBuf> {
+    let rpath = format!("-Wl,-rpath,{}", directory.display());
+    let built = format!("-L{}", library().parent()?.display());
+    compile(name, &["-pie", "-fPIE", &rpath, "-Wl,--no-as-needed", &built, "-lrefpage"])
+}
+
 /// `tests/c/<name>.c` as a shared library.
 pub fn c_library(name: &str) -> Option<PathBuf> {
     compile(name, &["-shared", "-fPIC"])
@@ -135,17 +146,17 @@ pub fn preload<'a>(command: &'a mut Command, options: &str) -> &'a mut Command {
     command.env("LD_PRELOAD", library()).env("REFPAGE_OPTIONS", options)
 }
 
-/// The content options for one service and one pattern byte. The C programs read TEST_PATTERN.
-pub fn serve<'a>(command: &'a mut Command, service: &str, pattern: u8) -> &'a mut Command {
-    command.env("TEST_PATTERN", format!("{pattern:#x}"));
+/// The content options for one service and one pattern. The C programs read TEST_PATTERN.
+pub fn serve<'a>(command: &'a mut Command, service: &str, pattern: &str) -> &'a mut Command {
+    command.env("TEST_PATTERN", pattern);
     // The default pattern is tested as the default.
-    let option = if pattern == 0xaa { String::new() } else { format!(":pattern={pattern:#x}") };
+    let option = if pattern == DEFAULT { String::new() } else { format!(":pattern={pattern}") };
     preload(command, &format!("service={service}{option}"))
 }
 
 /// Which service a process gets that asks for `service`, and what it is told about that.
 pub fn service_taken(service: &str) -> Option<(String, String)> {
-    let outcome = run(serve(&mut Command::new(c_program("service")?), service, 0xaa));
+    let outcome = run(serve(&mut Command::new(c_program("service")?), service, DEFAULT));
     outcome.expect_success();
     Some((outcome.stdout_text().trim().to_owned(), outcome.stderr))
 }

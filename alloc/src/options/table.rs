@@ -1,0 +1,163 @@
+//! The table of all options.
+
+use super::parse::{parse_number, parse_pattern, parse_size};
+use super::{Options, PathText, ServiceChoice, StatsChoice};
+use super::{pool_is_valid, region_is_valid, threshold_is_valid};
+
+/// One option: all that the parser and the help texts know about it.
+#[derive(Debug)]
+pub struct OptionSpec {
+    /// The key in `REFPAGE_OPTIONS`, and the name of the flag.
+    pub name: &'static str,
+    /// A word for the value in a usage line.
+    pub value: &'static str,
+    /// Which values are taken; follows "bad value … for …:".
+    pub accepts: &'static str,
+    /// The default as the option's own text.
+    pub default: &'static str,
+    /// What the option does: one sentence, without a full stop.
+    pub help: &'static str,
+    /// The method of [`Options`] that does the same.
+    pub method: &'static str,
+    /// This version knows only the name: it takes the default and nothing else.
+    pub reserved: bool,
+    /// Stores the value, or changes nothing and says `None`.
+    pub(super) set: fn(&mut Options, &[u8]) -> Option<()>,
+    /// Sets the default by the builder's method: no option is without one.
+    #[cfg_attr(not(test), expect(dead_code, reason = "that it compiles is what it is for"))]
+    pub(super) reset: fn(Options) -> Options,
+}
+
+/// An entry of the table. The builder's method and its argument for the default come first.
+macro_rules! option {
+    ($method:ident($default:expr), $($field:ident: $value:expr,)*) => {
+        OptionSpec {
+            method: stringify!($method),
+            reset: |options| options.$method($default),
+            $($field: $value,)*
+        }
+    };
+}
+
+/// Every option, in the order of the help.
+pub static TABLE: [OptionSpec; 10] = [
+    option! { service(ServiceChoice::Auto),
+        name: "service",
+        value: "SERVICE",
+        accepts: "auto, lazy, cow, eager, memset or off",
+        default: "auto",
+        help: "how the pattern gets under the program's accesses; auto takes the best this machine allows",
+        reserved: false,
+        set: |options, value| {
+            options.service =
+                *ServiceChoice::ALL.iter().find(|choice| choice.as_str().as_bytes() == value)?;
+            Some(())
+        },
+    },
+    option! { pattern(0xaa),
+        name: "pattern",
+        value: "BYTE|WORD",
+        accepts: "a byte, 0 to 255 or 0x00 to 0xff, or a word, 0x and 4, 8 or 16 hex digits",
+        default: "0xaa",
+        help: "what heap memory reads as until it is written: a byte, or a word as an aligned load of its size gives it",
+        reserved: false,
+        set: |options, value| {
+            options.pattern = parse_pattern(value)?;
+            Some(())
+        },
+    },
+    option! { threshold(64 << 10),
+        name: "threshold",
+        value: "SIZE",
+        accepts: "a size from 4K to 64K",
+        default: "64K",
+        help: "requests of at least this size get a page run of their own; above 64K they always do",
+        reserved: false,
+        set: |options, value| {
+            options.threshold = parse_size(value).filter(|&bytes| threshold_is_valid(bytes))?;
+            Some(())
+        },
+    },
+    option! { pool(16 << 20),
+        name: "pool",
+        value: "SIZE",
+        accepts: "a size from 0 to 64G",
+        default: "16M",
+        help: "how much memory the page pool keeps filled and ready to be moved in",
+        reserved: false,
+        set: |options, value| {
+            options.pool = parse_size(value).filter(|&bytes| pool_is_valid(bytes))?;
+            Some(())
+        },
+    },
+    option! { pool_low(0),
+        name: "pool_low",
+        value: "SIZE",
+        accepts: "a size from 0 to 64G",
+        default: "0",
+        help: "how much of that stays in the pool when nothing has happened for some seconds",
+        reserved: false,
+        set: |options, value| {
+            options.pool_low = parse_size(value).filter(|&bytes| pool_is_valid(bytes))?;
+            Some(())
+        },
+    },
+    option! { decay_ms(1000),
+        name: "decay",
+        value: "MILLISECONDS",
+        accepts: "milliseconds, 0 to 4294967295",
+        default: "1000",
+        help: "how long a freed page run keeps its pages before it gives them back",
+        reserved: false,
+        set: |options, value| {
+            options.decay_ms = u32::try_from(parse_number(value)?).ok()?;
+            Some(())
+        },
+    },
+    option! { region(0),
+        name: "region",
+        value: "SIZE",
+        accepts: "0, or a size from 16M to 128T",
+        default: "0",
+        help: "the address space reserved for the heap; 0 takes the largest that fits",
+        reserved: false,
+        set: |options, value| {
+            options.region = parse_size(value).filter(|&bytes| region_is_valid(bytes))?;
+            Some(())
+        },
+    },
+    option! { stats(StatsChoice::Off),
+        name: "stats",
+        value: "WHERE",
+        accepts: "0, 1 or json:FILE, with a file name of 1 to 255 bytes and no ':'",
+        default: "0",
+        help: "what to do with the statistics at exit: 1 prints them on stderr, json:FILE writes them there",
+        reserved: false,
+        set: |options, value| {
+            options.stats = match value {
+                b"0" => StatsChoice::Off,
+                b"1" => StatsChoice::Stderr,
+                other => StatsChoice::Json(PathText::new(other.strip_prefix(b"json:")?)?),
+            };
+            Some(())
+        },
+    },
+    option! { quarantine(0),
+        name: "quarantine",
+        value: "SIZE",
+        accepts: "only 0",
+        default: "0",
+        help: "reserved: how much address space freed allocations stay in before it is used again; this version has no quarantine yet",
+        reserved: true,
+        set: |_, value| (value == b"0").then_some(()),
+    },
+    option! { guards(false),
+        name: "guards",
+        value: "WHETHER",
+        accepts: "only off",
+        default: "off",
+        help: "reserved: whether an access past the end of a large allocation ends the process; this version has no guards yet",
+        reserved: true,
+        set: |_, value| (value == b"off").then_some(()),
+    },
+];
