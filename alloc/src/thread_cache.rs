@@ -167,6 +167,13 @@ impl CachePool {
     }
 }
 
+impl Drop for CachePool {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `reserve`, and its owner goes.
+        unsafe { vm::unmap(self.base, self.count * stride()) };
+    }
+}
+
 /// Whole cache lines, so that two threads' caches share none.
 fn stride() -> usize {
     size_of::<ThreadCache>().next_multiple_of(128)

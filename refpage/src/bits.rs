@@ -67,8 +67,7 @@ impl PageBits {
     /// # Errors
     /// ENOMEM where the address space or a limit does not allow it.
     pub fn reserve(pages: usize) -> Result<Self> {
-        let len = (pages.div_ceil(64).max(1) * 8).next_multiple_of(vm::page_size());
-        let words = vm::reserve(len, vm::page_size())?.cast();
+        let words = vm::reserve(bytes(pages), vm::page_size())?.cast();
         Ok(Self { words, pages, set: AtomicUsize::new(0) })
     }
 
@@ -166,6 +165,18 @@ impl PageBits {
         // SAFETY: pages are indices into this bitmap's range, and it has a word for each 64.
         unsafe { &*self.words.add(index) }
     }
+}
+
+impl Drop for PageBits {
+    fn drop(&mut self) {
+        // SAFETY: the reservation was made by `reserve`, and its owner goes.
+        unsafe { vm::unmap(self.words.cast(), bytes(self.pages)) };
+    }
+}
+
+/// Bytes of the words for `pages` pages, in whole OS pages.
+fn bytes(pages: usize) -> usize {
+    (pages.div_ceil(64).max(1) * 8).next_multiple_of(vm::page_size())
 }
 
 #[cfg(test)]

@@ -36,15 +36,8 @@ impl Region {
     /// ENOMEM where the address space or a limit does not allow it.
     pub fn reserve(len: usize, align: usize) -> Result<Self> {
         let page = vm::page_size();
+        let present = PageBits::reserve(len / page)?;
         let base = vm::reserve(len, align)?;
-        let present = match PageBits::reserve(len / page) {
-            Ok(present) => present,
-            Err(e) => {
-                // SAFETY: reserved above, seen by nobody.
-                unsafe { vm::unmap(base, len) };
-                return Err(e);
-            }
-        };
         // Huge pages come by being moved in whole. Left to itself the kernel would, on each
         // missing fault, first clear one and then throw it away.
         // SAFETY: advice on our own mapping, and it discards nothing.
@@ -129,6 +122,13 @@ impl Region {
     #[inline]
     pub fn present(&self) -> &PageBits {
         &self.present
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: the reservation was made by `reserve`, and its owner goes.
+        unsafe { vm::unmap(self.base as *mut u8, self.len) };
     }
 }
 

@@ -46,6 +46,13 @@ impl Stack {
     }
 }
 
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `map`, and no thread runs on it any more, and its owner goes.
+        unsafe { vm::unmap(self.base, STACK + vm::page_size()) };
+    }
+}
+
 /// Starts `entry(arg)` on `stack` with every signal blocked.
 ///
 /// # Safety

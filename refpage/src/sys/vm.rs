@@ -152,6 +152,13 @@ impl ForkFlag {
     }
 }
 
+impl Drop for ForkFlag {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `map`, and its owner goes.
+        unsafe { unmap(self.0.cast(), page_size()) };
+    }
+}
+
 /// Drops pages, also such as are locked in memory (Linux 5.18+): they are missing afterwards.
 ///
 /// # Errors
