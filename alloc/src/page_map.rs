@@ -170,7 +170,7 @@ impl PageMap {
     pub fn reserve(region: &Region) -> Result<Self> {
         let slots = region.len() / SLOT;
         let parts = parts(slots);
-        let start = vm::reserve(parts.iter().sum(), SLOT)?;
+        let start = vm::reserve_for_later(parts.iter().sum(), SLOT)?;
         let [states, free_bits, runs, _] = parts;
         // SAFETY: each part begins within the reservation, at a multiple of SLOT.
         unsafe {
@@ -184,6 +184,19 @@ impl PageMap {
                 heads: start.add(states + free_bits + runs).cast(),
             })
         }
+    }
+
+    /// Has room for what is known of these slots: nothing may be written of others.
+    ///
+    /// # Errors
+    /// ENOMEM where a limit does not allow it.
+    pub fn make_usable(&self, first: usize, slots: usize) -> Result<()> {
+        let starts =
+            [self.states.cast(), self.free_bits.cast(), self.runs.cast(), self.heads.cast()];
+        starts.into_iter().zip(PER_SLOT).try_for_each(|(start, bytes): (*mut u8, usize)| {
+            // SAFETY: the slots' bytes lie in the part, and that in the reservation.
+            unsafe { vm::make_writable(start.add(first * bytes), slots * bytes) }
+        })
     }
 
     /// Slots of the Region.

@@ -117,7 +117,8 @@ fn make(options: &Options) -> Result<Heap> {
             ServiceChoice::Off => Some(Service::Off),
         },
         pattern: options.pattern,
-        pool: options.pool,
+        // Every process would hold this much back from the others.
+        pool: if vm::reserving_costs() { options.pool.min(SMALLEST) } else { options.pool },
     };
     let largest = match (options.region, vm::address_space_limit()) {
         (0, None) => LARGEST,
@@ -126,6 +127,9 @@ fn make(options: &Options) -> Result<Heap> {
         (region, _) => region,
     };
     let asked = config.service;
+    if asked.is_none() && vm::data_limit().is_some_and(|limit| limit < MODEST as u64) {
+        config.service = Some(Service::Memset);
+    }
     let mut wanted = largest;
     loop {
         wanted = (wanted / REGION_ALIGN * REGION_ALIGN).max(SMALLEST);

@@ -71,6 +71,26 @@ impl PageBits {
         Ok(Self { words, pages, set: AtomicUsize::new(0) })
     }
 
+    /// As [`reserve`](Self::reserve), but bits may be set only of pages that were made ready
+    /// by [`make_ready`](Self::make_ready).
+    ///
+    /// # Errors
+    /// As [`reserve`](Self::reserve).
+    pub fn reserve_for_later(pages: usize) -> Result<Self> {
+        let words = vm::reserve_for_later(bytes(pages), vm::page_size())?.cast();
+        Ok(Self { words, pages, set: AtomicUsize::new(0) })
+    }
+
+    /// Has room for the bits of the first `pages` pages.
+    ///
+    /// # Errors
+    /// ENOMEM where a limit does not allow it.
+    pub fn make_ready(&self, pages: Pages) -> Result<()> {
+        let (first, end) = (pages.first / 64, pages.end().div_ceil(64));
+        // SAFETY: the words of pages of this bitmap lie in its reservation.
+        unsafe { vm::make_writable(self.words.add(first).cast(), (end - first) * 8) }
+    }
+
     /// How many bits are set in all.
     #[inline]
     pub fn total(&self) -> usize {
