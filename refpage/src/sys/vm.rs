@@ -281,12 +281,22 @@ pub fn reclaims_tables() -> bool {
 
 /// The soft limit on private writable memory in bytes, if there is one.
 pub fn data_limit() -> Option<u64> {
-    rustix::process::getrlimit(rustix::process::Resource::Data).current
+    soft_limit(libc::RLIMIT_DATA)
 }
 
 /// The soft limit on address space in bytes, if there is one.
 pub fn address_space_limit() -> Option<u64> {
-    rustix::process::getrlimit(rustix::process::Resource::As).current
+    soft_limit(libc::RLIMIT_AS)
+}
+
+/// A limit that cannot be asked for counts as none. (rustix takes the call for one that cannot
+/// fail, but a filter may refuse it.)
+fn soft_limit(resource: libc::__rlimit_resource_t) -> Option<u64> {
+    let _errno = KeepErrno::new();
+    let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: getrlimit writes the struct, or leaves it alone if it fails.
+    unsafe { libc::getrlimit(resource, &mut limit) };
+    (limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }
 
 /// Keeps what the caller's code does to `errno` from the program: made at the entry of a path
