@@ -76,7 +76,11 @@ impl RunCache {
         Self {
             books: Mutex::new(Books::new()),
             extents: [
-                Mutex::new(Extents::new(map, 1, zero_from)),
+                Mutex::new(if vm::reserving_costs() {
+                    Extents::unusable(1, zero_from)
+                } else {
+                    Extents::new(map, 1, zero_from)
+                }),
                 Mutex::new(Extents::new(map, zero_from, map.slots())),
             ],
             arenas: Arenas::new(),
@@ -239,10 +243,25 @@ impl RunCache {
         align: usize,
         part: Part,
     ) -> Option<usize> {
-        let head = self.extents(part).lock().allocate(memory.map, slots, align)?;
+        let head = self.find(memory, slots, align, part)?;
         memory.map.run(head).renew();
         memory.engine.back(memory.pages(head));
         Some(head)
+    }
+
+    fn find(&self, memory: Memory<'_>, slots: usize, align: usize, part: Part) -> Option<usize> {
+        let mut extents = self.extents(part).lock();
+        let found = extents.allocate(memory.map, slots, align);
+        if found.is_some() {
+            return found;
+        }
+        let extended = extents.extend(memory.map, slots.checked_add(align - 1)?, |first, end| {
+            // Slot 0 comes with the first ones: it is out of use, and no gap.
+            let first = if first == 1 { 0 } else { first };
+            memory.map.make_usable(first, end - first).is_ok()
+                && memory.engine.region().make_usable(memory.map.pages(first, end - first)).is_ok()
+        });
+        if extended { extents.allocate(memory.map, slots, align) } else { None }
     }
 
     /// Free slots for a run of `slots` at a multiple of `align` slots, in the first of `parts` that

@@ -5,7 +5,7 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use crate::page_map::{Kind, PageMap};
+use crate::page_map::{Kind, PageMap, SLOT};
 
 /// Bins: four to a doubling of slots, up to 2^31 slots.
 pub const BINS: usize = 128;
@@ -97,18 +97,61 @@ pub struct Extents {
     /// The part: its first slot, and the one behind its last.
     first: usize,
     end: usize,
+    /// What `end` may become: more than `end` where slots become usable step by step.
+    limit: usize,
     /// Slots in use.
     used: usize,
 }
 
+/// Slots that become usable at a time: 8 MiB at first, then a quarter of what there is, up to 256 MiB.
+const STEP: usize = (8 << 20) / SLOT;
+const LONGEST_STEP: usize = (256 << 20) / SLOT;
+
+/// Steps end at a border of 2 MiB: a huge page is to lie on one side.
+const STEP_ALIGN: usize = (2 << 20) / SLOT;
+
 impl Extents {
     /// With all of the slots from `first` to `end` free.
     pub fn new(map: &PageMap, first: usize, end: usize) -> Self {
-        let mut extents = Self { bins: [List::EMPTY; BINS], filled: 0, first, end, used: 0 };
+        let mut extents =
+            Self { bins: [List::EMPTY; BINS], filled: 0, first, end, limit: end, used: 0 };
         if first < end {
             extents.insert(map, first, end - first);
         }
         extents
+    }
+
+    /// With none of the slots from `first` to `limit` free before [`extend`](Self::extend).
+    pub fn unusable(first: usize, limit: usize) -> Self {
+        Self { bins: [List::EMPTY; BINS], filled: 0, first, end: first, limit, used: 0 }
+    }
+
+    /// Has `make_usable` do with the next slots what it says, from the first to the one behind the
+    /// last: so many that `slots` of them can be allocated. False if there are no more.
+    pub fn extend(
+        &mut self,
+        map: &PageMap,
+        slots: usize,
+        make_usable: impl Fn(usize, usize) -> bool,
+    ) -> bool {
+        let bin = bin_above(slots);
+        if bin >= BINS || self.end >= self.limit {
+            return false;
+        }
+        let least = bin_slots(bin);
+        let step = (self.end / 4).clamp(STEP, LONGEST_STEP).max(least);
+        [step, least].into_iter().any(|step| {
+            let old = self.end;
+            let new = (old + step).next_multiple_of(STEP_ALIGN).min(self.limit);
+            if new - old < slots || !make_usable(old, new) {
+                return false;
+            }
+            self.end = new;
+            self.used += new - old;
+            map.run(old).slots.store((new - old) as u32, Relaxed);
+            self.free(map, old);
+            true
+        })
     }
 
     /// Slots in use.
@@ -119,7 +162,7 @@ impl Extents {
     /// Takes `slots` slots whose first is a multiple of `align` slots (a power of two): the first
     /// slot. Their run's kind is `Moving`.
     pub fn allocate(&mut self, map: &PageMap, slots: usize, align: usize) -> Option<usize> {
-        let base = map.address(0) as usize / crate::page_map::SLOT;
+        let base = map.address(0) as usize / SLOT;
         let found = self.find(slots.checked_add(align - 1)?)?;
         let (start, len) = (found, map.run(found).slots.load(Relaxed) as usize);
         self.remove(map, start);
@@ -224,7 +267,6 @@ impl Extents {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::page_map::SLOT;
     use refpage::Region;
 
     fn map(slots: usize) -> PageMap {
@@ -241,6 +283,33 @@ mod tests {
             assert!(bin_above(slots) - bin <= 1);
         }
         assert!(bin_of(u32::MAX as usize >> 1) < BINS);
+    }
+
+    #[test]
+    fn slots_become_usable_step_by_step() {
+        let map = map(4096);
+        let mut extents = Extents::unusable(1, 4000);
+        assert_eq!(extents.allocate(&map, 1, 1), None);
+        assert!(!extents.extend(&map, 1, |_, _| false), "a limit allows no more");
+        assert_eq!(extents.allocate(&map, 1, 1), None);
+        let mut usable = 1;
+        for slots in [1, 200, 3, 1000] {
+            let steps = core::cell::Cell::new((0, 0));
+            let make_usable = |first, end| {
+                steps.set((first, end));
+                true
+            };
+            if extents.allocate(&map, slots, 1).is_none() {
+                assert!(extents.extend(&map, slots, make_usable));
+                assert_eq!(steps.get().0, usable, "without gaps");
+                usable = steps.get().1;
+                let head = extents.allocate(&map, slots, 1).expect("room for them now");
+                assert!(head + slots <= usable);
+            }
+        }
+        assert!(!extents.extend(&map, 3900, |_, _| true), "there are not so many");
+        while extents.extend(&map, 1, |_, _| true) {}
+        assert!(extents.allocate(&map, 2000, 1).is_some(), "steps are one extent");
     }
 
     #[test]

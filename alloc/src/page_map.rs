@@ -151,6 +151,15 @@ unsafe impl Sync for PageMap {}
 // SAFETY: as above; nothing here belongs to a thread.
 unsafe impl Send for PageMap {}
 
+/// Bytes of states, free bits, records and heads for `slots` slots.
+fn parts(slots: usize) -> [usize; 4] {
+    PER_SLOT.map(|bytes| (slots * bytes).next_multiple_of(SLOT))
+}
+
+/// Bytes of each part for one slot.
+const PER_SLOT: [usize; 4] =
+    [SLOT / GRANULE, FREE_WORDS * 8, size_of::<Run>(), size_of::<AtomicU32>()];
+
 const FREE_WORDS: usize = SLOT / GRANULE / 64;
 
 impl PageMap {
@@ -160,14 +169,8 @@ impl PageMap {
     /// ENOMEM where there is no address space for it.
     pub fn reserve(region: &Region) -> Result<Self> {
         let slots = region.len() / SLOT;
-        let part = |bytes_per_slot: usize| (slots * bytes_per_slot).next_multiple_of(SLOT);
-        let parts = [
-            part(SLOT / GRANULE),
-            part(FREE_WORDS * 8),
-            part(size_of::<Run>()),
-            part(size_of::<AtomicU32>()),
-        ];
-        let start = vm::reserve(parts.iter().sum(), SLOT)?;
+        let parts = parts(slots);
+        let start = vm::reserve_for_later(parts.iter().sum(), SLOT)?;
         let [states, free_bits, runs, _] = parts;
         // SAFETY: each part begins within the reservation, at a multiple of SLOT.
         unsafe {
@@ -181,6 +184,19 @@ impl PageMap {
                 heads: start.add(states + free_bits + runs).cast(),
             })
         }
+    }
+
+    /// Has room for what is known of these slots: nothing may be written of others.
+    ///
+    /// # Errors
+    /// ENOMEM where a limit does not allow it.
+    pub fn make_usable(&self, first: usize, slots: usize) -> Result<()> {
+        let starts =
+            [self.states.cast(), self.free_bits.cast(), self.runs.cast(), self.heads.cast()];
+        starts.into_iter().zip(PER_SLOT).try_for_each(|(start, bytes): (*mut u8, usize)| {
+            // SAFETY: the slots' bytes lie in the part, and that in the reservation.
+            unsafe { vm::make_writable(start.add(first * bytes), slots * bytes) }
+        })
     }
 
     /// Slots of the Region.
@@ -260,5 +276,12 @@ impl PageMap {
         debug_assert!(slot < self.slots);
         // SAFETY: slots are indices of this Region, and there is a word for each.
         unsafe { &*self.heads.add(slot) }
+    }
+}
+
+impl Drop for PageMap {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `reserve`, and its owner goes.
+        unsafe { vm::unmap(self.states.cast(), parts(self.slots).iter().sum()) };
     }
 }

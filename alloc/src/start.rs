@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use refpage::sys::lock::Mutex;
 use refpage::sys::report::warn;
 use refpage::sys::vm;
-use refpage::{Config, Engine, Region, Service};
+use refpage::{Config, Engine, Reason, Region, Service};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
 
@@ -24,7 +24,10 @@ use crate::thread_cache::CachePool;
 
 /// The Region is reserved as large as it can be, from here down to [`SMALLEST`], by halves.
 const LARGEST: usize = 1 << 40;
-const SMALLEST: usize = 16 << 20;
+const SMALLEST: usize = 4 << 20;
+
+/// A Region that is smaller gives up the service `lazy`, if that makes it larger.
+const MODEST: usize = 64 << 20;
 
 /// Huge pages are 2 MiB: the Region begins and ends at a border of theirs.
 const REGION_ALIGN: usize = 2 << 20;
@@ -87,8 +90,8 @@ fn start() -> Option<&'static Heap> {
         }
         Err(errno) => {
             warn(format_args!(
-                "no address space for a heap of {SMALLEST} bytes ({errno}); every malloc will \
-                 fail. Raise RLIMIT_AS (ulimit -v) or the overcommit limit"
+                "no room for a heap of {SMALLEST} bytes ({errno}); every malloc will fail. Raise \
+                 RLIMIT_AS (ulimit -v), RLIMIT_DATA, vm.max_map_count or the overcommit limit"
             ));
             STATE.store(FAILED, Ordering::Release);
             return None;
@@ -106,7 +109,7 @@ fn start() -> Option<&'static Heap> {
 }
 
 fn make(options: &Options) -> Result<Heap> {
-    let config = Config {
+    let mut config = Config {
         service: match options.service {
             // `launch` says so if it has to take less.
             ServiceChoice::Auto => None,
@@ -117,27 +120,47 @@ fn make(options: &Options) -> Result<Heap> {
             ServiceChoice::Off => Some(Service::Off),
         },
         pattern: options.pattern,
-        pool: options.pool,
+        // Every process would hold this much back from the others.
+        pool: if vm::reserving_costs() { options.pool.min(SMALLEST) } else { options.pool },
         pool_low: options.pool_low,
     };
-    let mut wanted = match (options.region, vm::address_space_limit()) {
+    let largest = match (options.region, vm::address_space_limit()) {
         (0, None) => LARGEST,
         // The limit counts what is reserved, and the program maps things too.
-        (0, Some(limit)) => ((limit / 4).min(LARGEST as u64) as usize).max(SMALLEST),
+        (0, Some(limit)) => ((limit / 2).min(LARGEST as u64) as usize).max(SMALLEST),
         (region, _) => region,
     };
+    let asked = config.service;
+    let supplied =
+        |config: &Config| !matches!(config.service, Some(Service::Memset | Service::Off));
+    if supplied(&config) && vm::data_limit().is_some_and(|limit| limit < MODEST as u64) {
+        config.service = Some(Service::Memset);
+    }
+    let mut wanted = largest;
     loop {
         wanted = (wanted / REGION_ALIGN * REGION_ALIGN).max(SMALLEST);
+        // What a fault handler needs is not to be had at the price of most of the heap.
+        let least = if supplied(&config) { MODEST.min(largest / 2) } else { SMALLEST };
         match make_with(wanted, &config, options) {
-            Err(Errno::NOMEM) if wanted > SMALLEST => wanted /= 2,
-            other => return other,
+            Ok(heap) => {
+                if config.service != asked {
+                    let step = "cannot map what a fault handler needs";
+                    heap.engine.explain(Reason::Failed(step, Errno::NOMEM));
+                }
+                return Ok(heap);
+            }
+            // AGAIN is madvise's word for too many mappings.
+            Err(Errno::NOMEM | Errno::AGAIN) if wanted > least.max(SMALLEST) => wanted /= 2,
+            Err(Errno::NOMEM | Errno::AGAIN) if supplied(&config) => {
+                config.service = Some(Service::Memset);
+                wanted = largest;
+            }
+            Err(errno) => return Err(errno),
         }
     }
 }
 
 fn make_with(len: usize, config: &Config, options: &Options) -> Result<Heap> {
-    // Address space that is left over when a later part does not fit stays reserved: this happens
-    // once, at the start, under a limit that then refuses less than half of what it had.
     let region = Region::reserve(len, REGION_ALIGN)?;
     let map = PageMap::reserve(&region)?;
     let cache = RunCache::new(&map, &region, options.decay_ms);

@@ -119,7 +119,7 @@ impl CachePool {
     /// # Errors
     /// ENOMEM where there is no address space for it.
     pub fn reserve(count: usize) -> Result<Self> {
-        let base = vm::reserve(count * stride(), vm::page_size().max(64))?;
+        let base = vm::reserve_for_later(count * stride(), vm::page_size().max(64))?;
         Ok(Self { base, count, used: AtomicUsize::new(0), unused: Mutex::new(0) })
     }
 
@@ -136,9 +136,14 @@ impl CachePool {
         if index == self.count {
             return None;
         }
-        self.used.store(index + 1, Relaxed);
         // SAFETY: the index is below the number of caches that there is room for.
-        Some(unsafe { self.base.add(index * stride()) }.cast())
+        let cache = unsafe {
+            let cache = self.base.add(index * stride());
+            vm::make_writable(cache, stride()).ok()?;
+            cache
+        };
+        self.used.store(index + 1, Relaxed);
+        Some(cache.cast())
     }
 
     /// Takes an emptied cache back.
@@ -164,6 +169,13 @@ impl CachePool {
     pub unsafe fn release(&self) {
         // SAFETY: the caller's promise.
         unsafe { self.unused.release() }
+    }
+}
+
+impl Drop for CachePool {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `reserve`, and its owner goes.
+        unsafe { vm::unmap(self.base, self.count * stride()) };
     }
 }
 

@@ -67,9 +67,28 @@ impl PageBits {
     /// # Errors
     /// ENOMEM where the address space or a limit does not allow it.
     pub fn reserve(pages: usize) -> Result<Self> {
-        let len = (pages.div_ceil(64).max(1) * 8).next_multiple_of(vm::page_size());
-        let words = vm::reserve(len, vm::page_size())?.cast();
+        let words = vm::reserve(bytes(pages), vm::page_size())?.cast();
         Ok(Self { words, pages, set: AtomicUsize::new(0) })
+    }
+
+    /// As [`reserve`](Self::reserve), but bits may be set only of pages that were made ready
+    /// by [`make_ready`](Self::make_ready).
+    ///
+    /// # Errors
+    /// As [`reserve`](Self::reserve).
+    pub fn reserve_for_later(pages: usize) -> Result<Self> {
+        let words = vm::reserve_for_later(bytes(pages), vm::page_size())?.cast();
+        Ok(Self { words, pages, set: AtomicUsize::new(0) })
+    }
+
+    /// Has room for the bits of the first `pages` pages.
+    ///
+    /// # Errors
+    /// ENOMEM where a limit does not allow it.
+    pub fn make_ready(&self, pages: Pages) -> Result<()> {
+        let (first, end) = (pages.first / 64, pages.end().div_ceil(64));
+        // SAFETY: the words of pages of this bitmap lie in its reservation.
+        unsafe { vm::make_writable(self.words.add(first).cast(), (end - first) * 8) }
     }
 
     /// How many bits are set in all.
@@ -166,6 +185,18 @@ impl PageBits {
         // SAFETY: pages are indices into this bitmap's range, and it has a word for each 64.
         unsafe { &*self.words.add(index) }
     }
+}
+
+impl Drop for PageBits {
+    fn drop(&mut self) {
+        // SAFETY: the reservation was made by `reserve`, and its owner goes.
+        unsafe { vm::unmap(self.words.cast(), bytes(self.pages)) };
+    }
+}
+
+/// Bytes of the words for `pages` pages, in whole OS pages.
+fn bytes(pages: usize) -> usize {
+    (pages.div_ceil(64).max(1) * 8).next_multiple_of(vm::page_size())
 }
 
 #[cfg(test)]

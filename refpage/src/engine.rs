@@ -164,6 +164,11 @@ impl Engine {
         tell(&self.reason.lock())
     }
 
+    /// Says why a lesser service was asked for than the program wants.
+    pub fn explain(&self, reason: Reason) {
+        *self.reason.lock() = reason;
+    }
+
     /// What it has done so far.
     pub fn counters(&self) -> &Counters {
         &self.counters

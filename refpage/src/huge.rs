@@ -76,11 +76,15 @@ impl HugeBlocks {
     /// # Errors
     /// ENOMEM where there is no address space for it.
     pub fn reserve(count: usize) -> Result<Self> {
-        let states = count.next_multiple_of(vm::page_size());
+        // Zeros, as the kernel gives them, are EMPTY.
+        let states = vm::reserve(state_bytes(count), vm::page_size())?;
+        let base = vm::reserve(count * HUGE, HUGE).inspect_err(|_| {
+            // SAFETY: reserved just above, seen by nobody.
+            unsafe { vm::unmap(states, state_bytes(count)) };
+        })?;
         Ok(Self {
-            base: vm::reserve(count * HUGE, HUGE)?,
-            // Zeros, as the kernel gives them, are EMPTY.
-            states: vm::reserve(states, vm::page_size())?.cast(),
+            base,
+            states: states.cast(),
             count,
             ready: AtomicUsize::new(0),
             paused: AtomicU32::new(0),
@@ -209,6 +213,22 @@ impl HugeBlocks {
     fn states(&self) -> &[AtomicU8] {
         // SAFETY: `reserve` made the mapping of at least this length, for good.
         unsafe { core::slice::from_raw_parts(self.states, self.count) }
+    }
+}
+
+/// Bytes of the states of `count` blocks, in whole OS pages.
+fn state_bytes(count: usize) -> usize {
+    count.next_multiple_of(vm::page_size())
+}
+
+impl Drop for HugeBlocks {
+    fn drop(&mut self) {
+        let (start, len) = self.range();
+        // SAFETY: both mappings were made by `reserve`, and their owner goes.
+        unsafe {
+            vm::unmap(start, len);
+            vm::unmap(self.states.cast_mut().cast(), state_bytes(self.count));
+        }
     }
 }
 

@@ -43,11 +43,21 @@ impl Sources {
     /// ENOMEM where there is no address space for them.
     pub fn map(content: Content) -> rustix::io::Result<Self> {
         let len = SOURCE.max(vm::page_size());
-        let pattern = vm::reserve(len, vm::page_size())?;
-        let zero = vm::reserve(len, vm::page_size())?;
-        // SAFETY: a mapping made just above.
-        unsafe { content.fill(pattern, len) };
+        // One mapping of both, so that there is nothing to undo if the second does not fit.
+        let pattern = vm::reserve(2 * len, vm::page_size())?;
+        // SAFETY: a mapping made just above, whose second half stays zero.
+        let zero = unsafe {
+            content.fill(pattern, len);
+            pattern.add(len)
+        };
         Ok(Self { pattern, zero, len })
+    }
+}
+
+impl Drop for Sources {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `map`, and its owner goes.
+        unsafe { vm::unmap(self.pattern.cast_mut(), 2 * self.len) };
     }
 }
 

@@ -172,18 +172,14 @@ impl Shard {
     fn reserve(pages: usize) -> Result<Self> {
         // A page at the end that is never made accessible keeps two shards from being one VMA.
         let len = (pages + 1) * vm::page_size();
+        let (filled, holes) = (PageBits::reserve(pages)?, PageBits::reserve(pages)?);
         let base = vm::reserve(len, vm::page_size())?;
+        let shard = Self { base, filled, holes, books: Mutex::new(()) };
         // SAFETY: the last page of a mapping made just above.
         unsafe {
             let guard = base.add(len - vm::page_size()).cast();
             rustix::mm::mprotect(guard, vm::page_size(), rustix::mm::MprotectFlags::empty())?;
         }
-        let shard = Self {
-            base,
-            filled: PageBits::reserve(pages)?,
-            holes: PageBits::reserve(pages)?,
-            books: Mutex::new(()),
-        };
         shard.empty();
         Ok(shard)
     }
@@ -244,6 +240,13 @@ fn prepare(channel: Channel, (start, len): (*mut u8, usize), pages: Advice) -> R
         let _ = vm::advise(start, len, pages);
     }
     channel.register(start, len, Watch::MoveTarget)
+}
+
+impl Drop for Shard {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `reserve`, the guard page behind its range included, and its owner goes.
+        unsafe { vm::unmap(self.base, self.range().1 + vm::page_size()) };
+    }
 }
 
 fn remap((start, len): (*mut u8, usize)) -> Result<()> {

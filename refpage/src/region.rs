@@ -38,20 +38,15 @@ impl Region {
     /// ENOMEM where the address space or a limit does not allow it.
     pub fn reserve(len: usize, align: usize) -> Result<Self> {
         let page = vm::page_size();
-        let base = vm::reserve(len, align)?;
-        let present = match PageBits::reserve(len / page) {
-            Ok(present) => present,
-            Err(e) => {
-                // SAFETY: reserved above, seen by nobody.
-                unsafe { vm::unmap(base, len) };
-                return Err(e);
-            }
-        };
+        let present = PageBits::reserve_for_later(len / page)?;
+        let base = vm::reserve_for_later(len, align)?;
         // Huge pages come by being moved in whole. Left to itself the kernel would, on each
         // missing fault, first clear one and then throw it away.
         // SAFETY: advice on our own mapping, and it discards nothing.
         let _ = unsafe { vm::advise(base, len, Advice::LinuxNoHugepage) };
-        let content = if len < DIVIDED_FROM { len } else { (len / 4 * 3).next_multiple_of(align) };
+        // Nor does a Region have one that becomes writable step by step, from its start on.
+        let undivided = len < DIVIDED_FROM || vm::reserving_costs();
+        let content = if undivided { len } else { (len / 4 * 3).next_multiple_of(align) };
         Ok(Self {
             base: base as usize,
             len,
@@ -59,6 +54,18 @@ impl Region {
             zero_from: content / page,
             present,
         })
+    }
+
+    /// Makes pages usable. Where [`vm::reserving_costs`] none is before, and the VMA is two: the
+    /// usable part, which must begin where the Region does and have no gaps, and the rest.
+    /// Elsewhere there is nothing to do.
+    ///
+    /// # Errors
+    /// ENOMEM where a limit does not allow it.
+    pub fn make_usable(&self, pages: Pages) -> Result<()> {
+        self.present.make_ready(pages)?;
+        // SAFETY: pages of the Region lie in its reservation.
+        unsafe { vm::make_writable(self.address(pages.first), pages.count << self.page_shift) }
     }
 
     /// The pages that read as the engine's content while they are missing, unless their run says
@@ -137,6 +144,13 @@ impl Region {
     #[inline]
     pub fn present(&self) -> &PageBits {
         &self.present
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: the reservation was made by `reserve`, and its owner goes.
+        unsafe { vm::unmap(self.base as *mut u8, self.len) };
     }
 }
 

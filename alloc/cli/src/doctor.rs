@@ -1,15 +1,22 @@
 //! `refpage doctor`: what this machine allows, the service that comes of it, and how to get a better
-//! one.
+//! one; as text for people and as JSON, whose keys stay as they are, for programs.
 
+use crate::advice::{Advice, advice};
 use crate::child::Job;
 use crate::failure::{Failure, print};
 use crate::flags::VARIABLE;
-use crate::machine::{DEVICE, Limit, Machine};
+use crate::machine::{DEVICE, Limit, Machine, Service};
+use refpage::sys::uffd::{Features, Way};
 use refpage_alloc::options::{Options, ServiceChoice};
 use rustix::io::Errno;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
+
+/// Columns of the text, commands excepted: those are to be copied as they are.
+const WIDTH: usize = 96;
+/// Columns of a row's name.
+const NAME: usize = 26;
 
 /// Say what this machine can do, and how to get more
 #[derive(clap::Args)]
@@ -22,7 +29,12 @@ pub struct Arguments {
 /// Examines the machine and prints what was found.
 pub fn examine(arguments: &Arguments) -> Result<(), Failure> {
     // In a process of its own: a service is taken at a process's start.
-    let machine = Machine::examine(Job::empty(requested()).run()?.measurement.service);
+    let service = match Job::empty(requested()).run() {
+        Ok(outcome) => outcome.measurement.service,
+        // Under a limit that leaves not even that much room.
+        Err(Failure { line, .. }) => Service { name: "unknown".into(), reason: line },
+    };
+    let machine = Machine::examine(service);
     let advice = advice(&machine, requested());
     if arguments.json {
         return print(&format!("{:#}\n", as_json(&machine, &advice)));
@@ -39,254 +51,373 @@ fn requested() -> ServiceChoice {
     options.service
 }
 
-/// What keeps a better service away, and the command that changes it if there is one.
-#[derive(Debug, PartialEq, Eq)]
-struct Advice {
-    what: String,
-    command: Option<String>,
-}
-
-impl Advice {
-    fn new(what: impl Into<String>, command: Option<String>) -> Self {
-        Self { what: what.into(), command }
-    }
-}
-
-/// What to do for a better service, the most likely first; empty if there is none.
-fn advice(machine: &Machine, requested: ServiceChoice) -> Vec<Advice> {
-    let mut advice = Vec::new();
-    if matches!(requested, ServiceChoice::Memset | ServiceChoice::Off) {
-        let command = format!("unset {VARIABLE}");
-        advice.push(Advice::new(
-            format!("{VARIABLE} asks for {}", requested.as_str()),
-            Some(command),
-        ));
-    }
-    match machine.features() {
-        None => advice.extend(access_advice(machine)),
-        Some(features) if !features.has_move() => {
-            let what =
-                "this kernel cannot move pages, so they are copied in; Linux 6.8 can move them";
-            advice.push(Advice::new(what, None));
+/// What an answer means to who wants a userfaultfd in this way.
+fn meaning(machine: &Machine, way: Option<Way>, errno: Errno) -> String {
+    let filter = match machine.filtered {
+        Some(false) => "",
+        Some(true) => ", or refused by the seccomp filter",
+        None => ", or refused by a filter",
+    };
+    let text = match (way, errno) {
+        (Some(Way::Device), Errno::NOENT) => {
+            "no such file: Linux before 6.1, or a container that was not given it"
         }
-        Some(_) => {}
-    }
-    if machine.overcommit == Some(2) {
-        let command = "sudo sysctl vm.overcommit_memory=0";
-        advice.push(Advice::new(
-            "strict overcommit leaves only a small Region",
-            Some(command.into()),
-        ));
-    }
-    if machine.address_space.is_some() {
-        let what = "the address space is limited (RLIMIT_AS), which leaves only a small Region";
-        advice.push(Advice::new(what, Some("ulimit -v unlimited".into())));
-    }
-    advice
-}
-
-/// How this process could get a userfaultfd that sees faults in system calls.
-fn access_advice(machine: &Machine) -> Vec<Advice> {
-    let missing =
-        machine.ways.iter().all(|(_, answer)| matches!(answer, Err(Errno::NOSYS | Errno::NOENT)));
-    if missing {
-        return vec![Advice::new(
-            "this kernel has no userfaultfd: one built with CONFIG_USERFAULTFD is needed",
-            None,
-        )];
-    }
-    let mut advice = Vec::new();
-    if machine.device_exists {
-        let group = rustix::process::getgid().as_raw();
-        let command = format!("sudo chgrp {group} {DEVICE} && sudo chmod g+rw {DEVICE}");
-        advice.push(Advice::new(
-            format!("{DEVICE} does not let this user in (until the next boot)"),
-            Some(command),
-        ));
-    }
-    // With either of these the call would succeed, were it not for a filter.
-    let allowed = machine.unprivileged_userfaultfd == Some(1) || machine.may_trace == Some(true);
-    if allowed && machine.filtered == Some(true) {
-        let what = "a seccomp filter refuses the userfaultfd system call; a container can be given the device";
-        advice.push(Advice::new(what, Some(format!("docker run --device {DEVICE} …"))));
-    } else if !allowed {
-        let what = "the system call is for the privileged only (until the next boot)";
-        advice.push(Advice::new(what, Some("sudo sysctl vm.unprivileged_userfaultfd=1".into())));
-    }
-    advice
+        (Some(Way::Device), Errno::ACCESS) => "the file's permissions do not let this user in",
+        (_, Errno::PERM) if machine.filtered == Some(true) => {
+            "refused by the seccomp filter, or for want of privilege"
+        }
+        (Some(Way::Syscall), Errno::PERM) => {
+            "needs CAP_SYS_PTRACE (outside any user name space) or vm.unprivileged_userfaultfd=1"
+        }
+        (_, Errno::NOSYS) => return format!("not in this kernel{filter}"),
+        (None, Errno::INVAL) => "this kernel has none: Linux before 5.11",
+        (_, Errno::MFILE | Errno::NFILE) => "no descriptor is left",
+        _ => return plain(errno),
+    };
+    text.to_owned()
 }
 
 fn as_text(machine: &Machine, advice: &[Advice]) -> String {
-    let unknown = || "unknown".to_owned();
-    let setting = |value: Option<u64>| value.map_or_else(unknown, |value| value.to_string());
-    let yes_no = |value: Option<bool>| {
-        value.map_or_else(unknown, |value| if value { "yes" } else { "no" }.to_owned())
+    let mut page = Page::default();
+    page.heading("Service");
+    page.row("taken", &machine.service.to_string());
+
+    page.heading("Kernel");
+    page.row("release", &format!("{} ({})", machine.kernel, machine.architecture));
+    page.row("OS page", &format!("{} KiB", machine.os_page / 1024));
+    page.row("transparent huge pages", &known(machine.huge_pages.as_ref()));
+    page.row("  of memory files", &known(machine.shmem_huge_pages.as_ref()));
+    page.row("guard pages (6.13)", yes_no(machine.guard_pages));
+    page.row("PAGEMAP_SCAN (6.7)", yes_no(machine.pagemap_scan));
+    page.row(
+        "sealed memory files",
+        &answer(machine.memfd_sealing.map(|()| "yes".to_owned()), |errno| plain(errno)),
+    );
+    page.row("page-table reclaim (6.14)", yes_no(Some(machine.table_reclaim)));
+    let tagging = if cfg!(target_arch = "aarch64") {
+        yes_no(machine.memory_tagging)
+    } else {
+        "not on this architecture"
     };
-    let device = match &machine.device {
-        Ok(()) => "can be opened".to_owned(),
-        Err(error) => error.clone(),
-    };
-    let mut rows = vec![
-        ("kernel", format!("{} ({})", machine.kernel, machine.architecture)),
-        ("OS page", format!("{} KiB", machine.os_page / 1024)),
-        ("transparent huge pages", machine.huge_pages.clone().unwrap_or_else(unknown)),
-        ("vm.overcommit_memory", setting(machine.overcommit)),
-        ("vm.max_map_count", setting(machine.max_map_count)),
-        ("address space limit", limit(machine.address_space)),
-        ("locked memory limit", limit(machine.locked_memory)),
-        ("vm.unprivileged_userfaultfd", setting(machine.unprivileged_userfaultfd)),
-        ("CAP_SYS_PTRACE", yes_no(machine.may_trace)),
-        ("seccomp filter", yes_no(machine.filtered)),
-        (DEVICE, device),
-    ];
-    for (way, answer) in &machine.ways {
-        let answer = match answer {
-            Ok(_) => "works".to_owned(),
-            Err(errno) => std::io::Error::from_raw_os_error(errno.raw_os_error()).to_string(),
-        };
-        rows.push(("userfaultfd by", format!("{}: {answer}", way.as_str())));
-    }
-    if let Some(features) = machine.features() {
-        for (name, present) in feature_list(features) {
-            rows.push(("  can", format!("{name}: {}", if present { "yes" } else { "no" })));
+    page.row("memory tagging (MTE)", tagging);
+
+    page.heading("userfaultfd");
+    for (way, result) in &machine.ways {
+        let text =
+            answer(result.map(|_| "works".to_owned()), |errno| meaning(machine, Some(*way), errno));
+        page.row(if *way == Way::Device { DEVICE } else { "system call" }, &text);
+        if *way == Way::Device
+            && let Some((mode, user, group)) = machine.device_access
+        {
+            page.row("  its permissions", &format!("{mode:04o}, user {user}, group {group}"));
         }
     }
-    rows.push(("service", machine.service.to_string()));
-    let mut text = String::new();
-    for (name, value) in rows {
-        let _ = writeln!(text, "{name:<28} {value}");
+    page.row(
+        "user mode only",
+        &answer(machine.user_mode_only.map(|_| "works".to_owned()), |errno| {
+            meaning(machine, None, errno)
+        }),
+    );
+    for (name, _, present) in feature_list(machine.features()) {
+        page.row(&format!("  {name}"), yes_no(present));
     }
+    page.row("CAP_SYS_PTRACE", yes_no(machine.may_trace));
+    page.row("unprivileged_userfaultfd", &known(machine.unprivileged_userfaultfd));
+
+    page.heading("Limits");
+    let mode = match (machine.overcommit, machine.commit_left) {
+        (Some(2), Some(left)) => format!("2 (strict): {} left", size(left)),
+        (Some(2), None) => "2 (strict): unknown how much is left".to_owned(),
+        (mode, _) => known(mode),
+    };
+    page.row("vm.overcommit_memory", &mode);
+    page.row("address space", &limit(machine.address_space, size));
+    page.row("data", &limit(machine.data, size));
+    page.row("locked memory", &limit(machine.locked_memory, size));
+    page.row("descriptors", &limit(machine.descriptors, |count| count.to_string()));
+    let maps =
+        format!("{} ({} used by this process)", known(machine.max_map_count), known(machine.maps));
+    page.row("vm.max_map_count", &maps);
+    let group = match machine.group {
+        Some(group) => format!(
+            "{}, {} used (version {})",
+            limit(group.limit, size),
+            group.used.map_or_else(|| "unknown".to_owned(), size),
+            group.version
+        ),
+        None => "unknown".to_owned(),
+    };
+    page.row("control group's memory", &group);
+
+    page.heading("Surroundings");
+    page.row("seccomp filter", yes_no(machine.filtered));
+    page.row(
+        "container",
+        &machine
+            .container
+            .map_or_else(|| "no sign of one".to_owned(), |name| format!("signs of {name}")),
+    );
+    page.row("user name space", yes_no(machine.user_namespace));
+
+    page.heading("For a better service");
     if advice.is_empty() {
-        text += "No better service is to be had.\n";
+        page.paragraph("There is nothing to be done.");
     }
-    for Advice { what, command } in advice {
-        let _ = writeln!(text, "For more: {what}");
-        if let Some(command) = command {
-            let _ = writeln!(text, "    {command}");
+    for Advice { what, now, permanent } in advice {
+        page.paragraph(what);
+        now.iter().for_each(|command| page.command(command));
+        if !permanent.is_empty() {
+            page.paragraph("That lasts until the next boot. For good:");
+            permanent.iter().for_each(|command| page.command(command));
         }
     }
-    text
+    page.text
 }
 
+/// Headings, and rows under them, within [`WIDTH`].
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn heading(&mut self, name: &str) {
+        let gap = if self.text.is_empty() { "" } else { "\n" };
+        let _ = writeln!(self.text, "{gap}{name}");
+    }
+
+    fn row(&mut self, name: &str, value: &str) {
+        self.wrapped(&format!("  {name:<NAME$} "), value);
+    }
+
+    fn paragraph(&mut self, text: &str) {
+        self.wrapped("  ", text);
+    }
+
+    /// Lines that begin with `head`, then with as many spaces.
+    fn wrapped(&mut self, head: &str, text: &str) {
+        let indent = head.chars().count();
+        let mut column = indent;
+        self.text += head;
+        for (at, word) in text.split_whitespace().enumerate() {
+            let length = word.chars().count();
+            if at > 0 && column + 1 + length > WIDTH {
+                let _ = write!(self.text, "\n{:indent$}", "");
+                column = indent;
+            } else if at > 0 {
+                self.text.push(' ');
+                column += 1;
+            }
+            self.text += word;
+            column += length;
+        }
+        self.text.push('\n');
+    }
+
+    /// A shell command: a long one goes on in another line where the shell lets it.
+    fn command(&mut self, command: &str) {
+        let _ = match command.split_once(" | ") {
+            Some((first, second)) => writeln!(self.text, "      {first} |\n        {second}"),
+            None if command.len() > WIDTH - 6 => {
+                let at = command[..WIDTH - 8].rfind(' ').unwrap_or(0);
+                let (first, second) = command.split_at(at);
+                writeln!(self.text, "      {first} \\\n       {second}")
+            }
+            None => writeln!(self.text, "      {command}"),
+        };
+    }
+}
+
+fn known(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "unknown".to_owned(), |value| value.to_string())
+}
+
+fn yes_no(value: Option<bool>) -> &'static str {
+    match value {
+        Some(true) => "yes",
+        Some(false) => "no",
+        None => "unknown",
+    }
+}
+
+fn answer(result: Result<String, Errno>, why_not: impl Fn(Errno) -> String) -> String {
+    result.unwrap_or_else(|errno| format!("no: {}", why_not(errno)))
+}
+
+/// The system's own words for it.
+fn plain(errno: Errno) -> String {
+    std::io::Error::from_raw_os_error(errno.raw_os_error()).to_string()
+}
+
+fn limit(limit: Limit, text: impl Fn(u64) -> String) -> String {
+    match limit {
+        Limit::Unknown => "unknown".to_owned(),
+        Limit::None => "no limit".to_owned(),
+        Limit::Is(value) => text(value),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    let (mut value, mut units) = (bytes as f64, ["bytes", "KiB", "MiB", "GiB", "TiB"].iter());
+    let mut unit = units.next().unwrap_or(&"");
+    while value >= 1024.0
+        && let Some(next) = units.next()
+    {
+        (value, unit) = (value / 1024.0, next);
+    }
+    let decimals = usize::from(value.fract() >= 0.05 && value < 100.0);
+    format!("{value:.decimals$} {unit}")
+}
+
+/// Names for people and for programs; nothing is known of what no descriptor was had to ask.
+fn feature_list(features: Option<Features>) -> [(&'static str, &'static str, Option<bool>); 4] {
+    let ask = |has: fn(Features) -> bool| features.map(has);
+    [
+        ("MOVE (6.8)", "move", ask(Features::has_move)),
+        ("POISON (6.6)", "poison", ask(Features::has_poison)),
+        ("write protection", "write_protect", ask(Features::has_write_protect)),
+        ("WP_ASYNC (6.7)", "async_write_protect", ask(Features::has_async_write_protect)),
+    ]
+}
+
+/// What is unknown is null. A limit that does not exist is "none".
 fn as_json(machine: &Machine, advice: &[Advice]) -> Value {
-    let ways = machine.ways.iter().map(|(way, answer)| {
-        let errno = answer.err().map(Errno::raw_os_error);
-        json!({ "way": way.as_str(), "works": answer.is_ok(), "errno": errno })
+    let result = |name: &str, way: Option<Way>, answer: Result<Features, Errno>| {
+        json!({
+            "way": name,
+            "works": answer.is_ok(),
+            "errno": answer.err().map(Errno::raw_os_error),
+            "meaning": answer.err().map(|errno| meaning(machine, way, errno)),
+        })
+    };
+    let limit = |limit: Limit| match limit {
+        Limit::Unknown => Value::Null,
+        Limit::None => "none".into(),
+        Limit::Is(value) => value.into(),
+    };
+    let ways = machine.ways.iter().map(|(way, answer)| result(way.as_str(), Some(*way), *answer));
+    let features = feature_list(machine.features()).into_iter();
+    let features = features.map(|(_, key, present)| (key.to_owned(), json!(present)));
+    let advice = advice.iter().map(|Advice { what, now, permanent }| {
+        json!({ "what": what, "now": now, "permanent": permanent })
     });
-    let features = machine.features().map(|features| {
-        feature_list(features)
-            .into_iter()
-            .map(|(name, present)| (name.to_owned(), present.into()))
-            .collect::<serde_json::Map<_, _>>()
-    });
-    let advice =
-        advice.iter().map(|Advice { what, command }| json!({ "what": what, "command": command }));
+    let (mode, user, group) =
+        machine.device_access.map_or((None, None, None), |(mode, user, group)| {
+            (Some(format!("{mode:04o}")), Some(user), Some(group))
+        });
     json!({
+        "service": machine.service.name,
+        "reason": machine.service.reason,
         "kernel": machine.kernel,
         "architecture": machine.architecture,
         "os_page_bytes": machine.os_page,
         "transparent_huge_pages": machine.huge_pages,
-        "overcommit_memory": machine.overcommit,
-        "max_map_count": machine.max_map_count,
-        "address_space_limit_bytes": machine.address_space,
-        "locked_memory_limit_bytes": machine.locked_memory,
-        "unprivileged_userfaultfd": machine.unprivileged_userfaultfd,
-        "cap_sys_ptrace": machine.may_trace,
-        "seccomp_filter": machine.filtered,
-        "device": { "path": DEVICE, "exists": machine.device_exists, "error": machine.device.as_ref().err() },
+        "shmem_huge_pages": machine.shmem_huge_pages,
+        "guard_pages": machine.guard_pages,
+        "pagemap_scan": machine.pagemap_scan,
+        "memfd_sealing": machine.memfd_sealing.is_ok(),
+        "page_table_reclaim": machine.table_reclaim,
+        "memory_tagging": machine.memory_tagging,
         "ways": ways.collect::<Value>(),
-        "features": features,
-        "service": machine.service.name,
-        "reason": machine.service.reason,
+        "user_mode_only": result("user mode only", None, machine.user_mode_only),
+        "features": features.collect::<serde_json::Map<_, _>>(),
+        "device": {
+            "path": DEVICE, "exists": machine.device_access.is_some(),
+            "errno": machine.device.err().map(Errno::raw_os_error),
+            "mode": mode, "user": user, "group": group,
+        },
+        "cap_sys_ptrace": machine.may_trace,
+        "unprivileged_userfaultfd": machine.unprivileged_userfaultfd,
+        "overcommit_memory": machine.overcommit,
+        "commit_left_bytes": machine.commit_left,
+        "address_space_limit_bytes": limit(machine.address_space),
+        "data_limit_bytes": limit(machine.data),
+        "locked_memory_limit_bytes": limit(machine.locked_memory),
+        "descriptor_limit": limit(machine.descriptors),
+        "max_map_count": machine.max_map_count,
+        "maps_in_use": machine.maps,
+        "control_group": machine.group.map(|group| json!({
+            "version": group.version,
+            "memory_limit_bytes": limit(group.limit),
+            "memory_used_bytes": group.used,
+        })),
+        "seccomp_filter": machine.filtered,
+        "container": machine.container,
+        "user_namespace": machine.user_namespace,
         "advice": advice.collect::<Value>(),
     })
-}
-
-fn feature_list(features: refpage::sys::uffd::Features) -> [(&'static str, bool); 4] {
-    [
-        ("move pages", features.has_move()),
-        ("write protection", features.has_write_protect()),
-        ("poison", features.has_poison()),
-        ("asynchronous write protection", features.has_async_write_protect()),
-    ]
-}
-
-fn limit(limit: Limit) -> String {
-    limit.map_or_else(|| "none".to_owned(), |bytes| format!("{} KiB", bytes / 1024))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::Service;
-    use refpage::sys::uffd::{Features, Way};
 
-    /// A machine on which everything works.
     fn machine() -> Machine {
-        let mut machine =
-            Machine::examine(Service { name: "memset".into(), reason: "why not".into() });
-        machine.overcommit = Some(0);
-        machine.address_space = None;
-        machine.ways = vec![(Way::Device, Ok(Features(u64::MAX)))];
-        machine
-    }
-
-    fn refused(errno: Errno) -> Machine {
-        Machine {
-            ways: Way::ALL.map(|way| (way, Err(errno))).into(),
-            may_trace: Some(false),
-            unprivileged_userfaultfd: Some(0),
-            ..machine()
-        }
-    }
-
-    #[test]
-    fn a_machine_that_does_all_needs_no_advice() {
-        assert_eq!(advice(&machine(), ServiceChoice::Auto), []);
-    }
-
-    #[test]
-    fn an_environment_that_asks_for_less_is_named() {
-        assert_eq!(
-            advice(&machine(), ServiceChoice::Memset)[0].command.as_deref(),
-            Some("unset REFPAGE_OPTIONS")
-        );
-    }
-
-    #[test]
-    fn a_user_without_privilege_is_told_both_ways_to_it() {
-        let commands: Vec<_> =
-            advice(&Machine { device_exists: true, ..refused(Errno::ACCESS) }, ServiceChoice::Auto)
-                .into_iter()
-                .filter_map(|advice| advice.command)
-                .collect();
-        assert_eq!(commands.len(), 2);
-        assert!(commands[0].contains("chmod g+rw /dev/userfaultfd"));
-        assert_eq!(commands[1], "sudo sysctl vm.unprivileged_userfaultfd=1");
-    }
-
-    #[test]
-    fn a_filter_is_told_from_a_lack_of_privilege() {
-        let machine = Machine {
-            device_exists: false,
-            may_trace: Some(true),
-            filtered: Some(true),
-            ..refused(Errno::PERM)
-        };
-        assert!(advice(&machine, ServiceChoice::Auto)[0].what.contains("seccomp"));
-    }
-
-    #[test]
-    fn a_kernel_without_userfaultfd_cannot_be_helped_by_a_command() {
-        let advice =
-            advice(&Machine { device_exists: false, ..refused(Errno::NOSYS) }, ServiceChoice::Auto);
-        assert_eq!((advice.len(), advice[0].command.as_deref()), (1, None));
+        Machine::examine(Service { name: "memset".into(), reason: "why not ".repeat(30) })
     }
 
     #[test]
     fn both_forms_name_the_service() {
         let machine = machine();
-        assert!(as_text(&machine, &[]).contains(&machine.service.to_string()));
-        assert_eq!(as_json(&machine, &[])["service"], machine.service.name);
+        assert!(as_text(&machine, &[]).contains("memset: why not"));
+        assert_eq!(as_json(&machine, &[])["service"], "memset");
+    }
+
+    #[test]
+    fn lines_are_short_whatever_is_found() {
+        let what = "something that has to be explained at length ".repeat(9);
+        let command = "sudo do --this=and --that=and ".repeat(5).trim().to_owned();
+        let advice = Advice { what, now: Some(command.clone()), permanent: vec![command] };
+        for refused in [Errno::PERM, Errno::NOSYS, Errno::ACCESS, Errno::NOENT, Errno::MFILE] {
+            let ways = [Way::Device, Way::Syscall].map(|way| (way, Err(refused))).into();
+            let (user_mode_only, filtered) = (Err(refused), Some(true));
+            let machine = Machine { ways, user_mode_only, filtered, ..machine() };
+            let text = as_text(&machine, std::slice::from_ref(&advice));
+            for line in text.lines() {
+                assert!(line.chars().count() <= 100 && !line.ends_with(' '), "{line:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_found_out_is_said_to_be_unknown() {
+        let machine = Machine {
+            huge_pages: None,
+            guard_pages: None,
+            pagemap_scan: None,
+            overcommit: None,
+            max_map_count: None,
+            maps: None,
+            address_space: Limit::Unknown,
+            group: None,
+            may_trace: None,
+            filtered: None,
+            user_namespace: None,
+            ..machine()
+        };
+        let (text, json) = (as_text(&machine, &[]), as_json(&machine, &[]));
+        for (row, key) in [
+            ("transparent huge pages", "transparent_huge_pages"),
+            ("guard pages (6.13)", "guard_pages"),
+            ("PAGEMAP_SCAN (6.7)", "pagemap_scan"),
+            ("vm.overcommit_memory", "overcommit_memory"),
+            ("vm.max_map_count", "max_map_count"),
+            ("address space", "address_space_limit_bytes"),
+            ("control group's memory", "control_group"),
+            ("CAP_SYS_PTRACE", "cap_sys_ptrace"),
+            ("seccomp filter", "seccomp_filter"),
+            ("user name space", "user_namespace"),
+        ] {
+            let line = text.lines().find(|line| line.trim_start().starts_with(row)).unwrap();
+            assert!(line.contains("unknown"), "{line}");
+            assert!(json[key].is_null(), "{key}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_short() {
+        assert_eq!(size(0), "0 bytes");
+        assert_eq!(size(8 << 20), "8 MiB");
+        assert_eq!(size(3 << 29), "1.5 GiB");
     }
 }

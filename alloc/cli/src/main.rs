@@ -8,10 +8,11 @@
 //! ```text
 //!   main ─▶ demo ─▶ child ─▶ [process] measure ─▶ the allocator under REFPAGE_OPTIONS
 //!        ─▶ run ─▶ flags, program ─▶ exec
-//!        ─▶ doctor ─▶ machine
+//!        ─▶ doctor ─▶ advice ─▶ machine ─▶ probe
 //!        ─▶ help
 //! ```
 
+mod advice;
 mod child;
 mod demo;
 mod doctor;
@@ -20,6 +21,7 @@ mod flags;
 mod help;
 mod machine;
 mod measure;
+mod probe;
 mod program;
 mod report;
 mod run;

@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 use std::sync::LazyLock;
 
 use refpage_alloc::options::TABLE;
+use serde_json::Value;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_refpage");
 
@@ -142,10 +143,115 @@ fn help_names_every_command_but_the_hidden_one() {
 #[test]
 fn doctor_names_the_service_in_both_forms() {
     let text = stdout(&refpage(&["doctor"]));
-    let service = text.lines().find(|line| line.starts_with("service ")).unwrap();
+    let service = text.lines().find(|line| line.starts_with("  taken ")).unwrap();
     let json = stdout(&refpage(&["doctor", "--json"]));
     let name = service.split_whitespace().nth(1).unwrap().trim_end_matches([',', ':']);
     assert!(json.contains(&format!("\"service\": \"{name}\"")), "{json}");
+}
+
+#[test]
+fn doctors_json_has_every_key_with_its_type() {
+    let json: Value = serde_json::from_str(&stdout(&refpage(&["doctor", "--json"]))).unwrap();
+    let is = |value: &Value, kinds: &str| {
+        let kind = match value {
+            Value::Null => "null",
+            Value::Bool(_) => "bool",
+            Value::Number(_) => "number",
+            Value::String(text) if text == "none" => "none",
+            Value::String(_) => "string",
+            Value::Array(_) => "array",
+            Value::Object(_) => "object",
+        };
+        kinds.split('|').any(|one| one == kind)
+    };
+    for (pointer, kinds) in [
+        ("/service", "string"),
+        ("/reason", "string"),
+        ("/kernel", "string"),
+        ("/architecture", "string"),
+        ("/os_page_bytes", "number"),
+        ("/transparent_huge_pages", "string|null"),
+        ("/shmem_huge_pages", "string|null"),
+        ("/guard_pages", "bool|null"),
+        ("/pagemap_scan", "bool|null"),
+        ("/memfd_sealing", "bool"),
+        ("/page_table_reclaim", "bool"),
+        ("/memory_tagging", "bool|null"),
+        ("/ways/0/way", "string"),
+        ("/ways/1/works", "bool"),
+        ("/ways/1/errno", "number|null"),
+        ("/ways/1/meaning", "string|null"),
+        ("/user_mode_only/works", "bool"),
+        ("/features/move", "bool|null"),
+        ("/features/poison", "bool|null"),
+        ("/features/write_protect", "bool|null"),
+        ("/features/async_write_protect", "bool|null"),
+        ("/device/path", "string"),
+        ("/device/exists", "bool"),
+        ("/device/errno", "number|null"),
+        ("/device/mode", "string|null"),
+        ("/device/user", "number|null"),
+        ("/device/group", "number|null"),
+        ("/cap_sys_ptrace", "bool|null"),
+        ("/unprivileged_userfaultfd", "number|null"),
+        ("/overcommit_memory", "number|null"),
+        ("/commit_left_bytes", "number|null"),
+        ("/address_space_limit_bytes", "number|none|null"),
+        ("/data_limit_bytes", "number|none|null"),
+        ("/locked_memory_limit_bytes", "number|none|null"),
+        ("/descriptor_limit", "number|none|null"),
+        ("/max_map_count", "number|null"),
+        ("/maps_in_use", "number|null"),
+        ("/control_group", "object|null"),
+        ("/seccomp_filter", "bool|null"),
+        ("/container", "string|null"),
+        ("/user_namespace", "bool|null"),
+        ("/advice", "array"),
+    ] {
+        let value = json.pointer(pointer).unwrap_or_else(|| panic!("no {pointer} in {json:#}"));
+        assert!(is(value, kinds), "{pointer}: {value} is not {kinds}");
+    }
+    if let Some(group) = json["control_group"].as_object() {
+        assert!(is(&group["version"], "number"));
+        assert!(is(&group["memory_limit_bytes"], "number|none|null"));
+        assert!(is(&group["memory_used_bytes"], "number|null"));
+    }
+    // What it tells of this process can be compared with what the kernel says of this one.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    assert_eq!(json["seccomp_filter"], status.lines().any(|line| line == "Seccomp:\t2"));
+}
+
+#[test]
+fn doctors_text_fits_the_screen() {
+    let lesser = |command: &mut Command| {
+        command.env("REFPAGE_OPTIONS", "service=memset");
+    };
+    for prepare in [&(|_: &mut Command| ()) as &dyn Fn(&mut Command), &lesser] {
+        let mut command = Command::new(BINARY);
+        prepare(command.arg("doctor"));
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let text = stdout(&output);
+        for line in text.lines() {
+            assert!(line.chars().count() <= 100, "{line}");
+        }
+        for heading in
+            ["Service", "Kernel", "userfaultfd", "Limits", "Surroundings", "For a better service"]
+        {
+            assert!(text.lines().any(|line| line == heading), "{heading}: {text}");
+        }
+    }
+}
+
+/// Where there is hardly any room, it says what it can.
+#[test]
+fn doctor_works_under_a_limit() {
+    let script = format!("ulimit -v 40000; exec {BINARY} doctor");
+    let output = Command::new("sh").args(["-c", &script]).env_remove("REFPAGE_OPTIONS").output();
+    let output = output.unwrap();
+    let text = stdout(&output);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(text.contains("ulimit -v unlimited") && text.contains("39.1 MiB"), "{text}");
 }
 
 #[test]

@@ -6,9 +6,10 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
+use common::confine::Nobody;
 use common::{
     DEFAULT, PATTERNS, ScratchDir, c_library, c_program, check_content, is_served, library,
     linked_c_program, preload, run, serve, skipped,
@@ -91,49 +92,6 @@ fn libraries(service: &str) {
     let mut command = Command::new(program);
     command.arg("libraries").env("TEST_LIBRARIES", &dir.0);
     run(serve(&mut command, service, DEFAULT)).expect_success();
-}
-
-/// A user without privileges, and what it runs where it can read it.
-struct Nobody {
-    dir: ScratchDir,
-}
-
-impl Nobody {
-    const ID: u32 = 65534;
-
-    /// None, and said so, when this is not root, who alone can become nobody.
-    fn new() -> Option<Self> {
-        // SAFETY: `geteuid` has no precondition.
-        if unsafe { libc::geteuid() } != 0 {
-            skipped("not root: every other test is without privilege already");
-            return None;
-        }
-        // Not cargo's target directory, which may lie under a home that nobody may enter.
-        let name = format!("refpage-nobody-{}", common::scratch("dir").file_name()?.display());
-        let dir = ScratchDir(std::env::temp_dir().join(name));
-        fs::create_dir(&dir.0).expect("a directory for temporary files");
-        readable(&dir.0);
-        Some(Self { dir })
-    }
-
-    fn bring(&self, file: &Path) -> PathBuf {
-        let copy = self.dir.0.join(file.file_name().expect("a file has a name"));
-        fs::copy(file, &copy).expect("a copy");
-        readable(&copy);
-        copy
-    }
-
-    fn command(&self, program: &Path, service: &str, pattern: &str) -> Command {
-        let mut command = Command::new(self.bring(program));
-        serve(&mut command, service, pattern).env("LD_PRELOAD", self.bring(&library()));
-        command.current_dir(&self.dir.0).uid(Self::ID).gid(Self::ID);
-        command
-    }
-}
-
-fn readable(path: &Path) {
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
-        .expect("an owner may set permissions");
 }
 
 /// Whatever service nobody gets, it is named, told about once, and the content is right.

@@ -312,6 +312,27 @@ impl Channel {
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(n) => Ok(n > 0),
             Err(Errno::INTR) => Ok(false),
+            // RLIMIT_NOFILE is 0, and poll takes no more descriptors than it says; select does.
+            Err(Errno::INVAL) => self.select(timeout.as_ref()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// As [`poll`](Self::poll), where that is refused.
+    fn select(&self, timeout: Option<&rustix::event::Timespec>) -> Result<bool> {
+        use rustix::event::{FdSetElement, fd_set_insert, select};
+        /// Descriptors of this number and above are not to be expected.
+        const MOST: usize = 1 << 14;
+        let mut set = [FdSetElement::default(); MOST / (8 * size_of::<FdSetElement>())];
+        if !(0..MOST as RawFd).contains(&self.number) {
+            return Err(Errno::INVAL);
+        }
+        fd_set_insert(&mut set, self.number);
+        // SAFETY: the set has a bit for each number up to this one, which is open in the calling
+        // thread's table.
+        match unsafe { select(self.number + 1, Some(&mut set), None, None, timeout) } {
+            Ok(n) => Ok(n > 0),
+            Err(Errno::INTR) => Ok(false),
             Err(e) => Err(e),
         }
     }

@@ -33,6 +33,60 @@ pub fn page_size() -> usize {
 /// # Errors
 /// What mmap said: ENOMEM under RLIMIT_AS, strict overcommit, or a full address space.
 pub fn reserve(len: usize, align: usize) -> Result<*mut u8> {
+    map(len, align, ProtFlags::READ | ProtFlags::WRITE)
+}
+
+/// As [`reserve`], but where [`reserving_costs`] the memory can only be read, as zeros, and counts
+/// for nothing until [`make_writable`] makes parts of it what [`reserve`] gives.
+///
+/// # Errors
+/// As [`reserve`].
+pub fn reserve_for_later(len: usize, align: usize) -> Result<*mut u8> {
+    if reserving_costs() { map(len, align, ProtFlags::READ) } else { reserve(len, align) }
+}
+
+/// Makes the pages that hold any of these bytes writable, in what [`reserve_for_later`] gave.
+///
+/// # Errors
+/// ENOMEM where a limit does not allow more.
+///
+/// # Safety
+/// The range lies in such a reservation.
+pub unsafe fn make_writable(start: *mut u8, len: usize) -> Result<()> {
+    if !reserving_costs() || len == 0 {
+        return Ok(());
+    }
+    let first = start as usize / page_size() * page_size();
+    let end = (start as usize + len).next_multiple_of(page_size());
+    let writable = rustix::mm::MprotectFlags::READ | rustix::mm::MprotectFlags::WRITE;
+    // SAFETY: the caller's promise; nothing becomes less accessible than it was.
+    unsafe { rustix::mm::mprotect(first as *mut c_void, end - first, writable) }
+}
+
+/// Whether private writable memory counts in full against a limit before it is touched: under
+/// strict overcommit, whose limit all processes share, and under RLIMIT_DATA. Found out once.
+pub fn reserving_costs() -> bool {
+    const YES: usize = 1;
+    const NO: usize = 2;
+    static ANSWER: AtomicUsize = AtomicUsize::new(0);
+    match ANSWER.load(Ordering::Relaxed) {
+        0 => {
+            let costs = is_overcommit_strict() || data_limit().is_some();
+            ANSWER.store(if costs { YES } else { NO }, Ordering::Relaxed);
+            costs
+        }
+        answer => answer == YES,
+    }
+}
+
+fn is_overcommit_strict() -> bool {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let mut mode = [0u8; 1];
+    rustix::fs::open(c"/proc/sys/vm/overcommit_memory", flags, Mode::empty())
+        .is_ok_and(|file| rustix::io::read(&file, &mut mode) == Ok(1) && mode == *b"2")
+}
+
+fn map(len: usize, align: usize, access: ProtFlags) -> Result<*mut u8> {
     let slack = align.saturating_sub(page_size());
     let total = len.checked_add(slack).ok_or(Errno::NOMEM)?;
     // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing.
@@ -40,7 +94,7 @@ pub fn reserve(len: usize, align: usize) -> Result<*mut u8> {
         rustix::mm::mmap_anonymous(
             core::ptr::null_mut(),
             total,
-            ProtFlags::READ | ProtFlags::WRITE,
+            access,
             MapFlags::PRIVATE | MapFlags::NORESERVE,
         )?
     } as usize;
@@ -313,6 +367,13 @@ impl ForkFlag {
     }
 }
 
+impl Drop for ForkFlag {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `map`, and its owner goes.
+        unsafe { unmap(self.0.cast(), page_size()) };
+    }
+}
+
 /// Drops pages, also such as are locked in memory (Linux 5.18+): they are missing afterwards.
 ///
 /// # Errors
@@ -379,9 +440,24 @@ pub fn reclaims_tables() -> bool {
     cfg!(target_arch = "x86_64") && (next(), next()) >= (6, 14)
 }
 
+/// The soft limit on private writable memory in bytes, if there is one.
+pub fn data_limit() -> Option<u64> {
+    soft_limit(libc::RLIMIT_DATA)
+}
+
 /// The soft limit on address space in bytes, if there is one.
 pub fn address_space_limit() -> Option<u64> {
-    rustix::process::getrlimit(rustix::process::Resource::As).current
+    soft_limit(libc::RLIMIT_AS)
+}
+
+/// A limit that cannot be asked for counts as none. (rustix takes the call for one that cannot
+/// fail, but a filter may refuse it.)
+fn soft_limit(resource: libc::__rlimit_resource_t) -> Option<u64> {
+    let _errno = KeepErrno::new();
+    let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: getrlimit writes the struct, or leaves it alone if it fails.
+    unsafe { libc::getrlimit(resource, &mut limit) };
+    (limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }
 
 /// Keeps what the caller's code does to `errno` from the program: made at the entry of a path

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file is a crate of its own and uses a part of this")]
 
+pub mod confine;
+
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
