@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
 
 use crate::event::{Finished, Found, Verdict};
 
@@ -13,7 +14,7 @@ const ROOT: (u32, &str) = (0, "lazy");
 const SLOWEST: usize = 3;
 
 /// What came of a guest.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Outcome {
     /// No test failed, and some passed.
     Passed,
@@ -24,7 +25,7 @@ pub enum Outcome {
 }
 
 /// A line of the table.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Row {
     /// The kernel that was to be run, and, once it told, the one that was.
     pub kernel: String,
