@@ -91,6 +91,10 @@ struct refpage_stats {
     uint64_t pages_zeroed;
     /* Pages filled at allocation. */
     uint64_t pages_filled;
+    /* Mappings of files that untouched memory shows (service `cow`). */
+    uint64_t pieces;
+    /* Pages that came into use without one, because the process has too many mappings. */
+    uint64_t pages_unbacked;
     /* Present pages of freed runs whose content was restored. */
     uint64_t pages_refilled;
     /* Pages that realloc moved instead of copying. */

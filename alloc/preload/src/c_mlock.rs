@@ -5,9 +5,17 @@
 
 use core::ffi::{c_int, c_long};
 
+use crate::c_malloc;
+
 /// `mlockall(2)` with `MCL_ONFAULT`.
+///
+/// The heap is there before: a Region that is reserved under `MCL_FUTURE` counts as a whole against
+/// RLIMIT_MEMLOCK, so that a program without privilege could never malloc again. Now it is told ENOMEM.
 #[unsafe(no_mangle)]
 pub extern "C" fn mlockall(flags: c_int) -> c_int {
+    let block = c_malloc::malloc(1);
+    // SAFETY: `block` is malloc's, or null, and nobody else knows it.
+    unsafe { c_malloc::free(block) };
     // The kernel is to see flags that were wrong without ours.
     let on_fault = if flags & !libc::MCL_ONFAULT == 0 { 0 } else { libc::MCL_ONFAULT };
     let flags = c_long::from(flags | on_fault);

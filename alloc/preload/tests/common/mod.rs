@@ -15,8 +15,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-/// A run that takes longer hangs. No healthy one takes a tenth of it.
-const TIMEOUT: Duration = Duration::from_secs(120);
+/// A run that takes longer hangs. No healthy one takes a tenth of it, on a real processor: an emulated one asks for
+/// more, in seconds.
+static TIMEOUT: LazyLock<Duration> = LazyLock::new(|| {
+    let asked = std::env::var("REFPAGE_TEST_LIMIT").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(asked.unwrap_or(120))
+});
+
+/// Names a directory for compiled C programs. What lies there already is taken as it is, so that the tests also run
+/// where there is no compiler.
+const PROGRAMS: &str = "REFPAGE_TEST_PROGRAMS";
 
 /// The default pattern.
 pub const DEFAULT: &str = "0xaa";
@@ -119,6 +127,10 @@ pub fn c_library(name: &str) -> Option<PathBuf> {
 
 fn compile(name: &str, kind: &[&str]) -> Option<PathBuf> {
     static BUILT: LazyLock<Mutex<HashMap<String, PathBuf>>> = LazyLock::new(Mutex::default);
+    let kept = std::env::var_os(PROGRAMS).map(|dir| Path::new(&dir).join(name));
+    if let Some(path) = kept.as_ref().filter(|path| path.exists()) {
+        return Some(path.clone());
+    }
     if !have("cc") {
         return None;
     }
@@ -127,7 +139,9 @@ fn compile(name: &str, kind: &[&str]) -> Option<PathBuf> {
     if let Some(path) = built.get(name) {
         return Some(path.clone());
     }
-    let output = scratch(name);
+    let output = kept.unwrap_or_else(|| scratch(name));
+    fs::create_dir_all(output.parent().expect("a program lies in a directory"))
+        .expect("a directory for programs");
     let mut cc = Command::new("cc");
     // -fno-builtin: to the compiler, fresh memory is undefined and a malloc that is only freed is nothing.
     cc.args(["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fno-builtin", "-pthread"])
@@ -239,7 +253,7 @@ pub fn run(command: &mut Command) -> Outcome {
         .spawn()
         .unwrap_or_else(|error| panic!("{what}: {error}"));
     let group = -(child.id() as i32);
-    let deadline = Instant::now() + TIMEOUT;
+    let deadline = Instant::now() + *TIMEOUT;
     let status = loop {
         if let Some(status) = child.try_wait().expect("a child can be waited for") {
             break Some(status);
@@ -260,7 +274,8 @@ pub fn run(command: &mut Command) -> Outcome {
     let stderr = String::from_utf8_lossy(&stderr).into_owned();
     let Some(status) = status else {
         panic!(
-            "{what} hung: no end after {TIMEOUT:?}\n{}{stderr}",
+            "{what} hung: no end after {:?}\n{}{stderr}",
+            *TIMEOUT,
             String::from_utf8_lossy(&stdout)
         );
     };

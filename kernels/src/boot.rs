@@ -1,0 +1,165 @@
+//! One guest, from outside: boots it, hears its events, and notices when none come any more.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::event::{Event, Finished, Plan, Verdict};
+use crate::fetch::Kernel;
+use crate::progress::Progress;
+use crate::results::Row;
+
+/// Emulates the guests' machine.
+pub const QEMU: &str = "qemu-system-x86_64";
+/// All that can be emulated, but for what makes libc and the kernel fill and copy memory with one repeated
+/// instruction: emulated byte by byte, that makes the tests take more than twice the time. And without cmpxchg16b:
+/// when an interrupt came behind it, QEMU 7.2 has put the low bits of RAX into the saved flags, and the kernel, whose
+/// slab allocator uses it, died of a double fault.
+const PROCESSOR: &str = "max,-erms,-fsrm,-cx16";
+/// What a guest may take beyond the limit of a test: to boot, or to notice the limit.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How many of the console's last lines belong to the failure of a lost guest.
+const CONSOLE_LINES: usize = 40;
+
+/// What all guests have in common.
+pub struct Machine {
+    pub initramfs: PathBuf,
+    pub smp: u32,
+    pub memory: u32,
+}
+
+/// A guest to be run.
+pub struct Guest<'a> {
+    pub kernel: &'a Kernel,
+    pub user: u32,
+    pub machine: &'a Machine,
+    pub plan: &'a Plan,
+    /// Where its kernel's messages go.
+    pub console: PathBuf,
+}
+
+impl Guest<'_> {
+    /// Runs it to its end.
+    pub fn run(&self, progress: &Progress) -> Row {
+        let start = Instant::now();
+        let mut row = Row::new(&self.kernel.name, self.user);
+        let mut running = None;
+        let ended = self.follow(|event| self.note(event, &mut row, &mut running, progress));
+        row.seconds = start.elapsed().as_secs_f64();
+        let missing = self.plan.tests() - row.tests();
+        progress.over(missing);
+        if let Err(error) = ended {
+            let when =
+                running.map_or("before the first test".to_owned(), |test| format!("in {test}"));
+            row.lost =
+                Some(format!("{when}: {error:#}; {missing} tests not run\n{}", self.last_words()));
+        } else if missing > 0 {
+            row.lost =
+                Some(format!("the guest says that it is done, but {missing} tests were not run"));
+        }
+        row.conclude();
+        progress.say(&row.line());
+        row
+    }
+
+    fn note(&self, event: Event, row: &mut Row, running: &mut Option<String>, progress: &Progress) {
+        match event {
+            Event::Ready(found) => row.found = found,
+            Event::Begun(test) => {
+                progress.begun(&self.name(), &test);
+                *running = Some(test);
+            }
+            Event::Over(Finished { test, verdict, seconds }) => {
+                if matches!(verdict, Verdict::Failed(_)) {
+                    progress.say(&format!("{}: FAILED: {test}", self.name()));
+                }
+                row.add(Finished { test, verdict, seconds });
+                progress.over(1);
+            }
+            Event::Done => {}
+        }
+    }
+
+    fn name(&self) -> String {
+        format!("{}, user {}", self.kernel.name, self.user)
+    }
+
+    /// Boots the guest and passes on its events, until it is done or gives no sign of life any more.
+    fn follow(&self, mut note: impl FnMut(Event)) -> Result<()> {
+        let mut qemu = self.qemu().spawn().with_context(|| format!("cannot run {QEMU}"))?;
+        let events = events(qemu.stdout.take().expect("it was piped"));
+        let silence = Duration::from_secs(self.plan.limit) + PATIENCE;
+        let result = loop {
+            match events.recv_timeout(silence) {
+                Ok(Ok(Event::Done)) => break Ok(()),
+                Ok(Ok(event)) => note(event),
+                Ok(Err(line)) => break Err(anyhow::anyhow!("no event: {line:?}")),
+                Err(RecvTimeoutError::Timeout) => {
+                    break Err(anyhow::anyhow!("no sign of life for {} s", silence.as_secs()));
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    break Err(anyhow::anyhow!("the guest ended by itself"));
+                }
+            }
+        };
+        end(&mut qemu)?;
+        result
+    }
+
+    fn qemu(&self) -> Command {
+        let mut qemu = Command::new(QEMU);
+        qemu.args(["-accel", "tcg", "-cpu", PROCESSOR, "-nodefaults", "-no-user-config"]);
+        qemu.args(["-display", "none", "-no-reboot"]);
+        qemu.arg("-smp").arg(self.machine.smp.to_string());
+        qemu.arg("-m").arg(self.machine.memory.to_string());
+        qemu.arg("-kernel").arg(&self.kernel.image);
+        qemu.arg("-initrd").arg(&self.machine.initramfs);
+        // The first port is the kernel's, the second the events'.
+        qemu.arg("-serial").arg(format!("file:{}", self.console.display()));
+        qemu.args(["-serial", "stdio"]);
+        qemu.arg("-append");
+        // With the default log level the console would cost time, as mitigations do on a processor that has no use for
+        // them; what a panic prints comes at any level.
+        qemu.arg(format!(
+            "console=ttyS0 loglevel=4 mitigations=off oops=panic panic=-1 -- guest {}",
+            self.user
+        ));
+        qemu.stdin(Stdio::null()).stdout(Stdio::piped());
+        qemu
+    }
+
+    /// The end of what the guest's kernel had to say.
+    fn last_words(&self) -> String {
+        let console = fs::read(&self.console).unwrap_or_default();
+        let console = String::from_utf8_lossy(&console);
+        let lines: Vec<_> = console.lines().collect();
+        lines[lines.len().saturating_sub(CONSOLE_LINES)..].join("\n")
+    }
+}
+
+/// The events as they come; a line that is none is passed on as it is.
+fn events(lines: ChildStdout) -> Receiver<Result<Event, String>> {
+    let (send, receive) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(lines).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line);
+            let event = serde_json::from_str(&line).map_err(|_| line.into_owned());
+            if send.send(event).is_err() {
+                break;
+            }
+        }
+    });
+    receive
+}
+
+/// A guest that is done, or lost, has nothing left to lose.
+fn end(qemu: &mut Child) -> Result<()> {
+    qemu.kill().context("cannot end the guest")?;
+    qemu.wait()?;
+    Ok(())
+}

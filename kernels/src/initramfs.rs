@@ -1,0 +1,102 @@
+//! The guest's files: an archive that the kernel unpacks into memory.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::event::{PLAN, Plan};
+use crate::suites::output;
+
+/// Makes the archive below `scratch`. Every file lies where it lies here, so that paths that tests were compiled
+/// with hold there too; process 1 is this program itself.
+pub fn make(plan: &Plan, scratch: &Path) -> Result<PathBuf> {
+    let root = scratch.join("root");
+    let mut executables = vec![std::env::current_exe()?, plan.doctor.clone(), "/bin/sh".into()];
+    executables.extend(plan.suites.iter().map(|suite| suite.binary.clone()));
+    executables.extend(plan.programs.iter().cloned());
+    let mut files: BTreeSet<PathBuf> = BTreeSet::new();
+    for executable in executables {
+        files.extend(libraries(&executable)?);
+        files.insert(executable);
+    }
+    for file in &files {
+        let copy = inside(&root, file);
+        directory(copy.parent().expect("a file lies in a directory"), 0o755)?;
+        fs::copy(file, &copy).with_context(|| format!("cannot copy {}", file.display()))?;
+        fs::set_permissions(&copy, Permissions::from_mode(0o755))?;
+    }
+    for empty in ["/proc", "/sys", "/dev"] {
+        directory(&inside(&root, empty.as_ref()), 0o755)?;
+    }
+    for writable in ["/tmp".as_ref(), &*plan.scratch] {
+        let path = inside(&root, writable);
+        directory(&path, 0o755)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o1777))?;
+    }
+    fs::copy(std::env::current_exe()?, root.join("init"))?;
+    fs::write(inside(&root, PLAN.as_ref()), serde_json::to_vec(plan)?)?;
+    fs::set_permissions(&root, Permissions::from_mode(0o755))?;
+    let archive = scratch.join("initramfs");
+    pack(&root, &archive)?;
+    fs::remove_dir_all(root)?;
+    Ok(archive)
+}
+
+fn inside(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// A directory and all above it, whatever this process's umask.
+fn directory(path: &Path, mode: u32) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(mode).create(path)?;
+    Ok(())
+}
+
+/// What the dynamic loader would load for a program or a library, the loader itself included.
+fn libraries(file: &Path) -> Result<Vec<PathBuf>> {
+    let list = output(Command::new("ldd").arg(file))?;
+    // "libc.so.6 => /lib/libc.so.6 (0x7f…)", "/lib64/ld-linux-x86-64.so.2 (0x7f…)", "linux-vdso.so.1 (0x7f…)"
+    let paths = list.lines().filter_map(|line| {
+        let line = line.rsplit("=>").next()?.trim();
+        line.starts_with('/').then(|| line.split(" (").next().unwrap_or(line).into())
+    });
+    Ok(paths.collect())
+}
+
+/// Packs a tree as the kernel wants it, with all files root's.
+fn pack(root: &Path, archive: &Path) -> Result<()> {
+    let mut names = Vec::new();
+    list(root, Path::new("."), &mut names)?;
+    let mut cpio = Command::new("cpio");
+    cpio.args(["--create", "--null", "--quiet", "--format=newc", "--owner=+0:+0"]);
+    cpio.current_dir(root).stdin(Stdio::piped()).stdout(File::create(archive)?);
+    let mut child = cpio.spawn().context("cannot run cpio")?;
+    child.stdin.take().expect("it was piped").write_all(&names)?;
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("cpio: {status}");
+    }
+    Ok(())
+}
+
+/// Appends `directory`, below `root`, and all in it, parents first, each name ended by a zero byte.
+fn list(root: &Path, directory: &Path, names: &mut Vec<u8>) -> Result<()> {
+    names.extend(directory.as_os_str().as_encoded_bytes());
+    names.push(0);
+    for entry in fs::read_dir(root.join(directory))? {
+        let entry = entry?;
+        let name = directory.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            list(root, &name, names)?;
+        } else {
+            names.extend(name.as_os_str().as_encoded_bytes());
+            names.push(0);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! The tests to run in a guest, and what they need: cargo builds them as it builds them for this machine.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::{env, fs};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::Arguments;
+use crate::event::{Plan, Suite};
+
+/// The packages whose integration tests are run.
+const PACKAGES: [&str; 3] = ["refpage", "refpage-alloc", "refpage-preload"];
+/// Real programs, which are not in the guest; and the check that the C programs compile, which is run here.
+const NOT_IN_GUESTS: [&str; 2] = ["programs", COMPILE];
+/// The test that compiles every C program.
+const COMPILE: &str = "compile";
+/// Tells the tests where their C programs lie: see alloc/preload/tests/common.
+const PROGRAMS: &str = "REFPAGE_TEST_PROGRAMS";
+/// Tells the tests how many seconds a program may take: see there.
+const PROGRAM_LIMIT: &str = "REFPAGE_TEST_LIMIT";
+
+/// Builds all there is to be run, below `target` and `scratch`.
+pub fn build(target: &Path, scratch: &Path, arguments: &Arguments) -> Result<Plan> {
+    eprintln!("building the tests");
+    let mut build = cargo(target, "test");
+    build.args(["--no-run", "--tests", "--message-format=json"]);
+    build.args(PACKAGES.iter().flat_map(|package| ["-p", package]));
+    let binaries = binaries(&output(&mut build)?)?;
+    // One at a time: cargo unites the features of what it builds together.
+    output(cargo(target, "build").args(["-p", "refpage-preload", "--lib"]))?;
+    output(cargo(target, "build").args(["-p", "refpage-cli"]))?;
+
+    let directory = scratch.join("programs");
+    let compile = binaries.iter().find(|(name, _)| name == COMPILE);
+    let (_, compile) = compile.context("no test compiles the C programs")?;
+    output(Command::new(compile).env(PROGRAMS, &directory))?;
+    let mut programs = Vec::new();
+    for entry in fs::read_dir(&directory).context("no C program was compiled")? {
+        programs.push(entry?.path());
+    }
+    programs.push(target.join("debug/librefpage.so"));
+
+    let mut suites = Vec::new();
+    for (name, binary) in binaries {
+        if NOT_IN_GUESTS.contains(&&*name) {
+            continue;
+        }
+        let list = output(Command::new(&binary).args(["--list", "--format", "terse"]))?;
+        let tests = list.lines().filter_map(|line| line.strip_suffix(": test"));
+        let chosen = |test: &str| {
+            let test = format!("{name}::{test}");
+            let named = |parts: &[String]| parts.iter().any(|part| test.contains(part));
+            (arguments.tests.is_empty() || named(&arguments.tests)) && !named(&arguments.skip)
+        };
+        let tests: Vec<_> = tests.filter(|test| chosen(test)).map(str::to_owned).collect();
+        suites.push(Suite { name, binary, tests });
+    }
+    let environment = vec![
+        (PROGRAMS.into(), directory.to_str().context("a path that is text")?.into()),
+        // The guest's own limit is to be the later one: the tests' names the program that hangs.
+        (PROGRAM_LIMIT.into(), (arguments.limit - arguments.limit / 10).to_string()),
+        ("PATH".into(), "/usr/bin:/bin".into()),
+    ];
+    let doctor = target.join("debug/refpage");
+    let scratch = target.join("tmp");
+    Ok(Plan { suites, doctor, programs, scratch, environment, limit: arguments.limit })
+}
+
+fn cargo(target: &Path, command: &str) -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
+    cargo.arg(command).arg("--quiet").arg("--target-dir").arg(target);
+    cargo.arg("--manifest-path").arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"));
+    cargo
+}
+
+/// The integration tests among what cargo says that it built: their names and binaries.
+fn binaries(messages: &str) -> Result<Vec<(String, PathBuf)>> {
+    let mut binaries = Vec::new();
+    for line in messages.lines() {
+        let message: Value = serde_json::from_str(line).context("cargo writes JSON")?;
+        let target = &message["target"];
+        if let (Some("test"), Some(name), Some(binary)) =
+            (target["kind"][0].as_str(), target["name"].as_str(), message["executable"].as_str())
+        {
+            binaries.push((name.to_owned(), binary.into()));
+        }
+    }
+    binaries.sort();
+    Ok(binaries)
+}
+
+/// What a command writes to stdout; what it writes to stderr belongs to the error if it fails.
+pub fn output(command: &mut Command) -> Result<String> {
+    let started = command.stdin(Stdio::null()).output();
+    let output = started.with_context(|| format!("cannot run {command:?}"))?;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        bail!("{command:?}: {}\n{stdout}{stderr}", output.status);
+    }
+    Ok(stdout)
+}
