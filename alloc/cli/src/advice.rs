@@ -2,7 +2,7 @@
 //! user that it is for, and seen to give the service `lazy`.
 
 use crate::flags::VARIABLE;
-use crate::machine::{DEVICE, Limit, Machine};
+use crate::machine::{DEVICE, Machine};
 use refpage_alloc::options::ServiceChoice;
 use rustix::io::Errno;
 
@@ -54,13 +54,11 @@ pub fn advice(machine: &Machine, requested: ServiceChoice) -> Vec<Advice> {
         [(machine.address_space, "RLIMIT_AS", 'v'), (machine.data, "RLIMIT_DATA", 'd')]
     {
         if limit.is_below(ROOM) {
-            let what = format!("{name} leaves no room for a fault handler's memory.");
+            let what = format!(
+                "{name} leaves no room for a fault handler's memory. Unless its hard limit is as low:"
+            );
             advice.push(Advice::new(what).now(format!("ulimit -{flag} unlimited")));
         }
-    }
-    if machine.descriptors == Limit::Is(0) {
-        let what = "RLIMIT_NOFILE is 0: no descriptor can be opened, so no userfaultfd.";
-        advice.push(Advice::new(what).now("ulimit -n 1024"));
     }
     advice
 }
@@ -161,7 +159,7 @@ fn contained(machine: &Machine) -> Vec<Advice> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::Service;
+    use crate::machine::{Limit, Service};
     use refpage::sys::uffd::{Features, Way};
 
     /// A machine on which everything works.
@@ -170,7 +168,6 @@ mod tests {
         Machine {
             address_space: Limit::None,
             data: Limit::None,
-            descriptors: Limit::Is(1024),
             container: None,
             user_namespace: Some(false),
             filtered: Some(false),
@@ -260,7 +257,7 @@ mod tests {
     #[test]
     fn limits_that_leave_no_room_are_named() {
         let machine =
-            Machine { address_space: Limit::Is(1 << 20), descriptors: Limit::Is(0), ..machine() };
-        assert_eq!(commands(&machine), ["ulimit -v unlimited", "ulimit -n 1024"]);
+            Machine { address_space: Limit::Is(1 << 20), data: Limit::Is(1 << 20), ..machine() };
+        assert_eq!(commands(&machine), ["ulimit -v unlimited", "ulimit -d unlimited"]);
     }
 }

@@ -91,7 +91,7 @@ fn as_text(machine: &Machine, advice: &[Advice]) -> String {
     page.row("PAGEMAP_SCAN (6.7)", yes_no(machine.pagemap_scan));
     page.row(
         "sealed memory files",
-        &answer(machine.memfd_sealing.map(|()| "yes".to_owned()), |errno| plain(errno)),
+        &answer(machine.memfd_sealing.map(|()| "yes".to_owned()), plain),
     );
     page.row("page-table reclaim (6.14)", yes_no(Some(machine.table_reclaim)));
     let tagging = if cfg!(target_arch = "aarch64") {
