@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{c_dir, c_library, c_program};
+use common::{c_dir, c_library, c_program, linked_c_program};
 
 #[test]
 fn every_c_program_compiles() {
@@ -16,7 +16,11 @@ fn every_c_program_compiles() {
         }
         let name = path.file_stem().and_then(|stem| stem.to_str()).expect("a name in ASCII");
         // Without a compiler, they have said so.
-        let program = if name == "library" { c_library(name) } else { c_program(name) };
+        let program = match name {
+            "library" => c_library(name),
+            "secure" => linked_c_program(name, &c_dir()),
+            _ => c_program(name),
+        };
         assert!(program.as_deref().is_none_or(Path::exists), "{name}");
     }
 }
