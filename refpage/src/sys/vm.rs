@@ -275,6 +275,7 @@ pub struct PagemapCache {
 
 impl PagemapCache {
     /// Nothing open.
+    #[allow(clippy::new_without_default, reason = "const, for a static")]
     pub const fn new() -> Self {
         Self { number: AtomicI32::new(-1), inode: AtomicU64::new(0) }
     }
