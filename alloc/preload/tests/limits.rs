@@ -240,9 +240,11 @@ fn other_filters(service: &str) {
         Refusal::of(libc::SYS_sched_getaffinity, libc::EPERM),
         Refusal::of(libc::SYS_prlimit64, libc::EPERM),
     ];
+    let shared = MACHINE.read();
     for refusal in refusals {
-        content(service, &|command| confine::refuse(command, &[refusal]));
+        strained("lives", service, &|command| confine::refuse(command, &[refusal]));
     }
+    drop(shared);
     content(service, &|command| confine::refuse(command, &refusals));
 }
 
