@@ -374,7 +374,7 @@ static void use_in_turn(int rounds) {
 /* Nothing that is freed can be dropped without ado. */
 static void locked_heap(void) {
     if (mlockall(MCL_CURRENT | MCL_FUTURE) != 0)
-        dprintf(2, "skipped in part: mlockall: %s\n", strerror(errno));
+        dprintf(1, "memory is not locked: mlockall: %s\n", strerror(errno));
     use_in_turn(8);
 }
 
