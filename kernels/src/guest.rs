@@ -200,3 +200,50 @@ fn contents(file: &mut File) -> Result<String> {
     file.read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    fn verdict(status: Option<i32>, stdout: &str, stderr: &str) -> Verdict {
+        let plan = Plan {
+            suites: Vec::new(),
+            doctor: "/doctor".into(),
+            programs: Vec::new(),
+            scratch: "/scratch".into(),
+            environment: Vec::new(),
+            limit: 7,
+        };
+        let status = status.map(ExitStatus::from_raw);
+        let ended = Ended { status, stdout: stdout.into(), stderr: stderr.into() };
+        Guest { plan, user: 0 }.verdict("a::test", &ended)
+    }
+
+    const OK: &str = "test result: ok. 1 passed; 0 failed;";
+
+    #[test]
+    fn only_a_test_that_ran_whole_has_passed() {
+        assert_eq!(verdict(Some(0), OK, "something"), Verdict::Passed);
+        let skipped = Verdict::Skipped(vec!["no cc".into()]);
+        assert_eq!(verdict(Some(0), OK, "skipped: a::test: no cc\nskipped: no cc\n"), skipped);
+        assert_eq!(verdict(Some(0), &format!("skipped: no cc\n{OK}"), ""), skipped);
+        let none = "test result: ok. 0 passed; 0 failed; 1 ignored;";
+        assert_eq!(verdict(Some(0), none, ""), Verdict::Skipped(vec!["ignored".into()]));
+    }
+
+    #[test]
+    fn all_else_has_failed() {
+        let failed = |status, stdout: &str, part: &str| match verdict(status, stdout, "why") {
+            Verdict::Failed(text) => {
+                assert!(text.contains(part) && text.ends_with("why"), "{text}")
+            }
+            other => panic!("{other:?}"),
+        };
+        failed(Some(101 << 8), "skipped: a part\n", "101");
+        failed(Some(libc::SIGSEGV), "", "signal: 11");
+        failed(Some(0), "test result: ok. 0 passed; 0 failed; 0 ignored;", "exit status: 0");
+        failed(None, OK, "no end after 7 s");
+        failed(Some(1 << 8), &"much ".repeat(OUTPUT), "…");
+    }
+}

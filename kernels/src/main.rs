@@ -53,6 +53,9 @@ struct Arguments {
     /// Only tests whose name, as in suite::module::test, contains this (repeatable)
     #[arg(long = "test", value_name = "PART")]
     tests: Vec<String>,
+    /// No tests whose name contains this (repeatable)
+    #[arg(long = "skip", value_name = "PART")]
+    skip: Vec<String>,
     /// Processors of each guest
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     smp: u32,
@@ -63,8 +66,11 @@ struct Arguments {
     #[arg(long, value_name = "COUNT")]
     jobs: Option<usize>,
     /// Seconds that one test may take in a guest
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     limit: u64,
+    /// Write what came of each test to a file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
     /// Keep the guests' files and consoles, and say where
     #[arg(long)]
     keep: bool,
@@ -109,7 +115,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     if !kernels.is_empty() {
         let plan = suites::build(&target_directory()?, &scratch.path, arguments)?;
         if plan.tests() == 0 {
-            bail!("no test's name contains {}", arguments.tests.join(" or "));
+            bail!("no test has such a name");
         }
         let initramfs = initramfs::make(&plan, &scratch.path)?;
         let machine = Machine { initramfs, smp: arguments.smp, memory: arguments.memory };
@@ -124,6 +130,10 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         rows.extend(boot_all(&guests, arguments.jobs.unwrap_or(processors)));
     }
     print!("{}", results::report(&rows));
+    if let Some(file) = &arguments.json {
+        let json = serde_json::to_vec_pretty(&rows)?;
+        std::fs::write(file, json).with_context(|| format!("cannot write {}", file.display()))?;
+    }
     if arguments.keep {
         println!("kept: {}", scratch.path.display());
     }

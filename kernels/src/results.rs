@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
 
 use crate::event::{Finished, Found, Verdict};
 
@@ -13,7 +14,7 @@ const ROOT: (u32, &str) = (0, "lazy");
 const SLOWEST: usize = 3;
 
 /// What came of a guest.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Outcome {
     /// No test failed, and some passed.
     Passed,
@@ -24,7 +25,7 @@ pub enum Outcome {
 }
 
 /// A line of the table.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Row {
     /// The kernel that was to be run, and, once it told, the one that was.
     pub kernel: String,
@@ -192,4 +193,57 @@ fn table(rows: &[Row]) -> Table {
         }
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(user: u32, service: &str, verdicts: &[Verdict]) -> Row {
+        let mut row = Row::new("6.1", user);
+        row.found = Found { kernel: "6.1.0".into(), service: service.into() };
+        for verdict in verdicts {
+            row.add(Finished { test: "a::b".into(), verdict: verdict.clone(), seconds: 1.0 });
+        }
+        row.conclude();
+        row
+    }
+
+    #[test]
+    fn a_guest_passes_when_tests_passed_and_none_failed() {
+        let skipped = Verdict::Skipped(vec!["no privilege".into()]);
+        let failed = Verdict::Failed("output".into());
+        let passed = Verdict::Passed;
+        for (user, service, verdicts, outcome) in [
+            (0, "lazy", vec![passed.clone(), skipped.clone()], Outcome::Passed),
+            (0, "memset", vec![passed.clone()], Outcome::Failed),
+            (1, "memset", vec![passed.clone()], Outcome::Passed),
+            (1, "memset", vec![passed, failed], Outcome::Failed),
+            (1, "memset", vec![skipped], Outcome::Failed),
+            (1, "memset", vec![], Outcome::Failed),
+        ] {
+            assert_eq!(row(user, service, &verdicts).outcome, outcome, "{verdicts:?}");
+        }
+        let mut lost = row(0, "lazy", &[Verdict::Passed]);
+        lost.lost = Some("in a::c".into());
+        lost.conclude();
+        assert_eq!(lost.outcome, Outcome::Failed);
+    }
+
+    #[test]
+    fn the_report_names_what_was_skipped_failed_and_not_done() {
+        let verdicts = [
+            Verdict::Passed,
+            Verdict::Skipped(vec!["no privilege".into()]),
+            Verdict::Failed("exit status: 101\nwhy".into()),
+        ];
+        let text = report(&[row(1, "memset", &verdicts), Row::not_done("9", "no package".into())]);
+        for part in [
+            "skipped on 6.1, user 1: no privilege (1 tests)",
+            "FAILED on 6.1, user 1: a::b, 1 s: exit status: 101\nwhy",
+            "not done: 9: no package",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
 }

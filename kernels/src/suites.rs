@@ -51,7 +51,8 @@ pub fn build(target: &Path, scratch: &Path, arguments: &Arguments) -> Result<Pla
         let tests = list.lines().filter_map(|line| line.strip_suffix(": test"));
         let chosen = |test: &str| {
             let test = format!("{name}::{test}");
-            arguments.tests.is_empty() || arguments.tests.iter().any(|part| test.contains(part))
+            let named = |parts: &[String]| parts.iter().any(|part| test.contains(part));
+            (arguments.tests.is_empty() || named(&arguments.tests)) && !named(&arguments.skip)
         };
         let tests: Vec<_> = tests.filter(|test| chosen(test)).map(str::to_owned).collect();
         suites.push(Suite { name, binary, tests });
