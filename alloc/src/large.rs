@@ -375,7 +375,7 @@ impl Large {
         let (to, recycled) = match cached {
             Some(to) => (to, true),
             None => {
-                let used = Some(present + (size - old_size) >> region.page_shift());
+                let used = Some(present + region.pages_in(size - old_size));
                 (self.take_fresh(memory, slots, 1, size, Fresh::Content, used)?, false)
             }
         };

@@ -66,7 +66,7 @@ struct Arguments {
     #[arg(long, value_name = "COUNT")]
     jobs: Option<usize>,
     /// Seconds that one test may take in a guest
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     limit: u64,
     /// Write what came of each test to a file
     #[arg(long, value_name = "FILE")]

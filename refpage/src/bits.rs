@@ -92,9 +92,11 @@ impl PageBits {
     }
 
     /// How many bits are set in all.
+    ///
+    /// A bit may be cleared before the thread that set it has counted it: the count is below zero for that time.
     #[inline]
     pub fn total(&self) -> usize {
-        self.set.load(Ordering::Relaxed)
+        usize::try_from(self.set.load(Ordering::Relaxed) as isize).unwrap_or(0)
     }
 
     /// Every page the bitmap has.
@@ -202,6 +204,20 @@ fn bytes(pages: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bit_that_is_cleared_before_it_is_counted_makes_no_huge_total() {
+        let bits = PageBits::reserve(64).expect("a page of address space");
+        let page = Pages { first: 5, count: 1 };
+        // `set` as far as it comes before another thread gets its turn.
+        bits.for_words(page, |word, mask| {
+            word.fetch_or(mask, Ordering::AcqRel);
+        });
+        bits.clear(page);
+        assert_eq!(bits.total(), 0);
+        bits.set.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(bits.total(), 0);
+    }
 
     #[test]
     fn stretches_alternate_over_word_borders() {
