@@ -280,13 +280,14 @@ fn control_group(service: &str) {
     };
 }
 
-/// What one process has not used is left for others: for a program that holds 21 MiB at most.
+/// What one process has not used is left for others: a program that holds 21 MiB at most takes the Region's first steps
+/// and the smallest pool, not the terabytes that are reserved.
 fn commits_little(service: &str, confine: Confine<'_>) {
     let Some(program) = c_program("strained") else { return };
     let outcome = run_under(&program, &["commits"], service, DEFAULT, confine);
     let text = outcome.expect_success().stdout_text();
     let mib: Vec<u64> = text.split(' ').filter_map(|word| word.parse().ok()).collect();
-    assert!(mib.len() == 2 && mib.iter().all(|&mib| mib < 128), "{text}");
+    assert!(mib.len() == 2 && mib.iter().all(|&mib| mib < 256), "{text}");
 }
 
 fn strict(service: &str) {
