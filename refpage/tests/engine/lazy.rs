@@ -1,103 +1,13 @@
-//! The engine without an allocator: faults, moves, recycling, limits of what may be moved.
+//! `lazy`: what faults put in place.
 //!
-//! Needs a userfaultfd that sees kernel-mode faults; where there is none, the tests of `lazy` say
-//! why they are skipped.
+//! Needs a userfaultfd that sees kernel-mode faults; where there is none, the tests say why they
+//! are skipped.
 
 use std::io::Read;
 
-use refpage::{
-    Cause, Config, Engine, Fresh, Pages, Pattern, Region, RunWindow, Runs, Service, probe_channel,
-};
+use refpage::{Cause, Fresh, Pages, Service};
 
-const PATTERN: u8 = 0xAA;
-const MIB: usize = 1 << 20;
-
-/// The whole Region is one run.
-#[derive(Debug, Default)]
-struct OneRun(RunWindow);
-
-impl Runs for OneRun {
-    fn run_at(&self, _: usize) -> Option<&RunWindow> {
-        Some(&self.0)
-    }
-    fn purge(&self, _: u64) -> Option<u64> {
-        None
-    }
-}
-
-struct Fixture {
-    engine: &'static Engine,
-    run: &'static OneRun,
-}
-
-impl Fixture {
-    fn new(service: Service) -> Self {
-        Self::with_region(service, 64 * MIB)
-    }
-
-    fn with_region(service: Service, len: usize) -> Self {
-        let run: &'static OneRun = Box::leak(Box::default());
-        let region = Region::reserve(len, 2 * MIB).expect("address space");
-        let config = Config {
-            service: Some(service),
-            pattern: Pattern::byte(PATTERN),
-            pool: 16 * MIB,
-            pool_low: 0,
-        };
-        let engine: &'static Engine =
-            Box::leak(Box::new(Engine::new(region, &config, run).expect("address space")));
-        engine.launch();
-        let fixture = Self { engine, run };
-        fixture.open(0);
-        fixture
-    }
-
-    /// A fixture of `lazy`, or the printed reason why there is none.
-    fn lazy() -> Option<Self> {
-        let (channel, attempts) = probe_channel();
-        match channel {
-            Some((_, features)) if features.has_move() => Some(Self::new(Service::Lazy)),
-            Some(_) => {
-                eprintln!("skipped: this kernel cannot move pages");
-                None
-            }
-            None => {
-                eprintln!("skipped: no userfaultfd ({attempts})");
-                None
-            }
-        }
-    }
-
-    /// The pages of the 2 MiB block at `index`.
-    fn block(&self, index: usize) -> Pages {
-        let count = self.engine.pages_per_block();
-        Pages { first: index * count, count }
-    }
-
-    fn open(&self, zero: usize) {
-        let pages = self.all();
-        self.run.0.open(pages, zero, 1);
-    }
-
-    fn all(&self) -> Pages {
-        self.engine.region().present().all()
-    }
-
-    fn page_bytes(&self) -> usize {
-        1 << self.engine.region().page_shift()
-    }
-
-    fn bytes(&self, pages: Pages) -> &'static mut [u8] {
-        let start = self.engine.region().address(pages.first);
-        // SAFETY: the pages lie in the Region, which lives for ever, and each test is their only
-        // user.
-        unsafe { std::slice::from_raw_parts_mut(start, pages.count * self.page_bytes()) }
-    }
-
-    fn assert_all(&self, pages: Pages, value: u8) {
-        assert_eq!(self.bytes(pages).iter().position(|&byte| byte != value), None);
-    }
-}
+use crate::{Fixture, PATTERN};
 
 #[test]
 fn untouched_pages_stay_missing_and_touched_ones_hold_the_pattern() {
@@ -241,30 +151,6 @@ fn the_region_is_one_vma_whatever_happens_to_it() {
         start < from + len && end > from
     });
     assert_eq!(lines.count(), 1);
-}
-
-#[test]
-fn memset_fills_what_is_provided() {
-    let f = Fixture::new(Service::Memset);
-    let pages = Pages { first: 7, count: 90 };
-    f.engine.provide(pages);
-    f.assert_all(pages, PATTERN);
-    assert_eq!(f.engine.counters().filled.get(), 90);
-    f.bytes(pages).fill(3);
-    f.engine.refill(pages, Fresh::Content);
-    f.assert_all(pages, PATTERN);
-}
-
-#[test]
-fn off_does_nothing() {
-    let f = Fixture::new(Service::Off);
-    f.engine.provide(Pages { first: 0, count: 10 });
-    f.assert_all(Pages { first: 0, count: 10 }, 0);
-    f.bytes(Pages { first: 0, count: 10 }).fill(3);
-    f.engine.refill(Pages { first: 0, count: 10 }, Fresh::Content);
-    f.assert_all(Pages { first: 0, count: 10 }, 3);
-    f.engine.release(Pages { first: 0, count: 10 });
-    f.assert_all(Pages { first: 0, count: 10 }, 0);
 }
 
 #[test]
