@@ -30,6 +30,10 @@ fn the_pool_of_an_idle_process_falls_to_its_low_watermark() {
         eprintln!("skipped: there is no pool under {}", service_name());
         return;
     }
+    if !refpage::probe_channel().0.is_some_and(|(_, features)| features.has_move()) {
+        eprintln!("skipped: this kernel cannot move pages");
+        return;
+    }
     // Pages that go to the pool one by one, so that it can fall to any number of them.
     for _ in 0..8 {
         use_and_free(900_000);
