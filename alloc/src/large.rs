@@ -25,6 +25,7 @@ use crate::extents::{bin_above, bin_slots};
 use crate::misuse;
 use crate::page_map::{Kind, Run, SLOT};
 use crate::predictor::{AT_FIRST, Predictor};
+use crate::unseen;
 
 /// Runs are expected to be used to their end from this share on: all but one part in so many.
 const NEARLY: usize = 16;
@@ -198,7 +199,7 @@ impl Large {
     fn retire(&self, memory: Memory<'_>, head: usize, learn: bool) {
         let run = memory.map.run(head);
         let slots = run.slots.load(Relaxed) as usize;
-        let known = learn_populated(memory, head);
+        let known = unseen::learn(memory, head);
         let size = run.size.load(Relaxed);
         let fresh = held_by(run);
         // What lies behind the bytes asked for was never handed out.
@@ -213,6 +214,7 @@ impl Large {
         if learn && known {
             self.predictor.learn(slots, fresh, touched.prefix);
             self.thin_out(memory, head, fresh, touched);
+            unseen::populate_if_worthwhile(memory, head);
         }
         memory.cache.keep(memory, head, Kind::Cached, Some(size));
     }
@@ -224,7 +226,11 @@ impl Large {
         let slots = run.slots.load(Relaxed) as usize;
         let pages = memory.map.pages(head, slots);
         // Elsewhere what is given up has to be filled again by the next user, touched or not.
-        if memory.engine.service() != Service::Lazy && !memory.engine.is_backed(pages.first) {
+        let stays_missing = match memory.engine.service() {
+            Service::Lazy => true,
+            _ => memory.engine.is_backed(pages.first) && !unseen::is_short(pages),
+        };
+        if !stays_missing {
             return;
         }
         let present = memory.engine.region().present().count(pages);
@@ -319,7 +325,7 @@ impl Large {
     /// The run at `head` is long enough for both sizes: makes its bytes right.
     fn resize(&self, memory: Memory<'_>, head: usize, old: usize, new: usize) {
         let run = memory.map.run(head);
-        assume_populated(memory, head);
+        unseen::assume(memory, head);
         run.size.store(new, Relaxed);
         memory.cache.account(|usage| usage.live_bytes = usage.live_bytes + new - old);
         let region = memory.engine.region();
@@ -367,7 +373,7 @@ impl Large {
         let from = memory.map.address(head);
         let off = memory.engine.service() == Service::Off;
         let src = region.pages_of(from as usize, old_size);
-        assume_populated(memory, head);
+        unseen::assume(memory, head);
         let present = region.present().count(src);
         let wanted = Wanted { size: old_size, slots, fresh: Fresh::Content, expected: present };
         let copies = off || present < MOVE_FROM;
@@ -415,35 +421,6 @@ impl Large {
         self.resize(memory, to, old_size, size);
         run.set_kind(Kind::Large);
         Some(start)
-    }
-}
-
-/// Pages of a live run that the kernel itself puts in place when they are touched, unseen.
-fn unseen(memory: Memory<'_>, head: usize) -> Pages {
-    let run = memory.map.run(head);
-    let pages = run.window.pages();
-    let zeroed = pages.prefix(run.window.zero_pages());
-    match memory.engine.service() {
-        Service::Off => pages.prefix(0),
-        Service::Lazy if part_of(memory, head) == Part::Content => pages.prefix(0),
-        Service::Cow if memory.engine.is_backed(pages.first) => {
-            pages.prefix(memory.engine.region().pages_in(run.size.load(Relaxed)))
-        }
-        _ => zeroed,
-    }
-}
-
-/// Finds out which of the [unseen] pages are present. False if that cannot be found out.
-fn learn_populated(memory: Memory<'_>, head: usize) -> bool {
-    let unseen = unseen(memory, head);
-    unseen.count == 0 || memory.engine.learn_present(unseen)
-}
-
-/// As [`learn_populated`], for a run that keeps its bytes: what cannot be found out counts as
-/// present.
-fn assume_populated(memory: Memory<'_>, head: usize) {
-    if !learn_populated(memory, head) {
-        memory.engine.region().present().set(unseen(memory, head));
     }
 }
 

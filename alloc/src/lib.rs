@@ -53,6 +53,7 @@ mod start;
 mod stats;
 mod thread_cache;
 mod tls;
+mod unseen;
 
 pub use global::RefPage;
 pub use heap::stats;

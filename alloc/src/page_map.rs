@@ -90,6 +90,8 @@ pub struct Run {
     pub zeros: AtomicBool,
     /// Large: pages refilled in vain, in uses in a row that touched few of them.
     pub waste: AtomicU32,
+    /// Large: how often the kernel was asked which of its pages are present.
+    pub asked: AtomicU32,
     /// Large, service `off`: it may hold something other than zeros.
     pub dirty: AtomicBool,
     /// Span: its size class.
@@ -113,6 +115,7 @@ impl Run {
         self.waste.store(0, Relaxed);
         self.thinned.store(0, Relaxed);
         self.saved.store(0, Relaxed);
+        self.asked.store(0, Relaxed);
     }
 
     /// Its state.

@@ -107,6 +107,22 @@ impl Engine {
         }
     }
 
+    /// Has the kernel put the missing ones of `pages` in place as they read now, without asking
+    /// the handler: for memory that it does not serve.
+    pub fn populate(&self, pages: Pages) {
+        let present = self.region().present();
+        for stretch in present.stretches(pages, false) {
+            present.set(stretch);
+            // SAFETY: the caller's pages, which lie in the Region.
+            unsafe {
+                vm::populate(
+                    self.region().address(stretch.first),
+                    stretch.count << self.region().page_shift(),
+                );
+            }
+        }
+    }
+
     /// Restores the content of the present ones of `pages`, or zeros: after this, what the program
     /// left there is gone.
     pub fn refill(&self, pages: Pages, fresh: Fresh) -> Touched {

@@ -220,6 +220,22 @@ pub unsafe fn advise(start: *mut u8, len: usize, advice: Advice) -> Result<()> {
     unsafe { rustix::mm::madvise(start.cast(), len, advice) }
 }
 
+/// Has the kernel put the pages of a range in place, each as it reads now.
+///
+/// # Safety
+/// The range is writable memory of ours, and nobody else uses it meanwhile.
+pub unsafe fn populate(start: *mut u8, len: usize) {
+    // SAFETY: the caller's promise.
+    if unsafe { advise(start, len, Advice::LinuxPopulateWrite) }.is_err() {
+        // Before Linux 5.14, and where a part cannot be had: there the program sees the signal, as
+        // it would without us.
+        for offset in (0..len).step_by(page_size()) {
+            // SAFETY: a byte of the range, which is replaced by itself.
+            unsafe { start.add(offset).write_volatile(start.add(offset).read_volatile()) };
+        }
+    }
+}
+
 /// Which pages of a range are populated, asked of the kernel: present or swapped out. (mincore
 /// would call a swapped page absent.) A page of a file that is mapped privately is not, before it
 /// was copied.

@@ -1,0 +1,66 @@
+//! Pages that the kernel itself puts in place when the program touches them, and tells nobody.
+//!
+//! They have to be known before the run is used again. To ask for them is a system call or two, for which a few dozen
+//! pages can be restored: so a short run that is used again and again comes to be present as a whole.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use refpage::{Pages, Service};
+
+use crate::books::{Part, part_of};
+use crate::cache::Memory;
+
+/// What it costs to ask the kernel about a run, to restore a page in vain, and to have a page put in place:
+/// nanoseconds, measured on one machine; it is their proportions that count.
+const QUESTION: usize = 1100;
+const RESTORING: usize = 25;
+const POPULATING: usize = 700;
+
+/// Whether a run of so many pages is restored as a whole for less than a question.
+pub fn is_short(pages: Pages) -> bool {
+    pages.count * RESTORING < QUESTION
+}
+
+/// The unseen pages of a live run.
+fn of_run(memory: Memory<'_>, head: usize) -> Pages {
+    let run = memory.map.run(head);
+    let pages = run.window.pages();
+    let zeroed = pages.prefix(run.window.zero_pages());
+    match memory.engine.service() {
+        Service::Off => pages.prefix(0),
+        Service::Lazy if part_of(memory, head) == Part::Content => pages.prefix(0),
+        Service::Cow if memory.engine.is_backed(pages.first) => {
+            pages.prefix(memory.engine.region().pages_in(run.size.load(Relaxed)))
+        }
+        _ => zeroed,
+    }
+}
+
+/// Finds out which of them are present. False if that cannot be found out.
+pub fn learn(memory: Memory<'_>, head: usize) -> bool {
+    let unseen = of_run(memory, head);
+    unseen.count == 0 || memory.engine.learn_present(unseen)
+}
+
+/// As [`learn`], for a run that keeps its bytes: what cannot be found out counts as present.
+pub fn assume(memory: Memory<'_>, head: usize) {
+    if !learn(memory, head) {
+        memory.engine.region().present().set(of_run(memory, head));
+    }
+}
+
+/// Has the rest of a short run put in place that was just restored, once the questions that this saves have cost as
+/// much.
+pub fn populate_if_worthwhile(memory: Memory<'_>, head: usize) {
+    let (run, unseen) = (memory.map.run(head), of_run(memory, head));
+    let missing = unseen.count - memory.engine.region().present().count(unseen);
+    let saving = QUESTION.saturating_sub(missing * RESTORING);
+    if missing == 0 || saving == 0 {
+        return;
+    }
+    let asked = run.asked.load(Relaxed).saturating_add(1);
+    run.asked.store(asked, Relaxed);
+    if asked as usize * saving >= missing * POPULATING {
+        memory.engine.populate(unseen);
+    }
+}
