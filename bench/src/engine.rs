@@ -26,7 +26,7 @@ pub struct Arguments {
     /// Only the cases whose names contain this; may be repeated
     #[arg(long, value_name = "SUBSTR")]
     case: Vec<String>,
-    /// Only these beside off, memset and refpage: an allocator's name, NAME=PATH/lib.so, or none;
+    /// Only these beside off, memset and refpage: an allocator's name, NAME=PATH/lib.so, another service of refpage, or none;
     /// may be repeated [default: glibc, jemalloc, mimalloc, tcmalloc and scudo-fill]
     #[arg(long, value_name = "PEER")]
     with: Vec<String>,

@@ -81,6 +81,9 @@ const KNOWN: [Known; 4] = [
 /// What `--with` takes besides names of allocators: none of them.
 const NONE: &str = "none";
 
+/// Services of refpage; `refpage` itself takes the best that is to be had.
+const SERVICES: [&str; 5] = [OFF, "memset", "eager", "cow", "lazy"];
+
 /// The allocators of this run: refpage's three, and those of `with`, or all known ones.
 pub fn find(with: &[String], extra_options: &str) -> Result<(Vec<Peer>, Vec<Missing>)> {
     let library = preloadable(&own_directory()?.join(LIBRARY)).with_context(|| {
@@ -95,6 +98,10 @@ pub fn find(with: &[String], extra_options: &str) -> Result<(Vec<Peer>, Vec<Miss
         if text == NONE || peers.iter().any(|peer| peer.name == *text) {
             continue;
         }
+        if SERVICES.contains(&text.as_str()) {
+            peers.push(refpage(text, &library, extra_options));
+            continue;
+        }
         match other(text)? {
             Ok(peer) => peers.push(peer),
             Err(remedy) => missing.push(Missing { name: text.clone(), remedy }),
@@ -103,9 +110,9 @@ pub fn find(with: &[String], extra_options: &str) -> Result<(Vec<Peer>, Vec<Miss
     Ok((peers, missing))
 }
 
-/// refpage under the service of that name; `refpage` itself takes the machine's best.
+/// refpage under the service of that name, or the best.
 fn refpage(name: &str, library: &Path, extra_options: &str) -> Peer {
-    let service = [OFF, "memset"].into_iter().find(|&service| service == name);
+    let service = SERVICES.into_iter().find(|&service| service == name);
     // Behind the extra ones, because the last entry counts: service and pattern are this program's.
     let asked = service.unwrap_or("auto");
     let options = format!("{extra_options}:service={asked}:pattern={PATTERN:#04x}:stats=0");
@@ -164,7 +171,11 @@ fn other(text: &str) -> Result<Result<Peer, String>> {
     }
     let Some(known) = KNOWN.iter().find(|known| known.name == text) else {
         let names = KNOWN.map(|known| known.name).join(", ");
-        bail!("no allocator is called '{text}': glibc, {names}, {NONE}, or NAME=PATH/lib.so")
+        let services = SERVICES.join(", ");
+        bail!(
+            "no allocator is called '{text}': glibc, {names}, {NONE}, a service ({services}), or \
+             NAME=PATH/lib.so"
+        )
     };
     let Some(path) = libraries::installed(known.stems) else {
         return Ok(Err(format!("not installed; Debian's package is {}", known.package)));
