@@ -204,13 +204,12 @@ impl Large {
         let fresh = held_by(run);
         // What lies behind the bytes asked for was never handed out.
         let used = memory.engine.region().pages_of(memory.map.address(head) as usize, size);
-        let touched = if known {
-            memory.engine.refill(used, fresh)
-        } else {
-            // Missing, they read as zero without anyone's help.
-            memory.engine.forget(used);
-            Touched::default()
-        };
+        // Missing, they read as they should without anyone's help.
+        let gone = !known && memory.engine.forget(used);
+        if !known && !gone {
+            memory.engine.note_present(used);
+        }
+        let touched = if gone { Touched::default() } else { memory.engine.refill(used, fresh) };
         if learn && known {
             self.predictor.learn(slots, fresh, touched.prefix);
             self.thin_out(memory, head, fresh, touched);
@@ -410,10 +409,8 @@ impl Large {
             memory.engine.convert(pages.prefix(zero), Fresh::Zero);
             memory.engine.relocate(Pages { first: pages.first, count: src.count }, src);
             memory.engine.provide_zeros(pages.prefix(zero));
-            if part_of(memory, to) == Part::Zero {
-                // There, what stayed missing would read as zero.
-                memory.engine.provide(Pages::span(pages.first + zero, pages.first + src.count));
-            }
+            // What stayed missing may read as zero there.
+            memory.engine.provide(Pages::span(pages.first + zero, pages.first + src.count));
             if old.size.load(Relaxed) > old_size {
                 restore_page_from(memory, start as usize + old_size);
             }
@@ -450,7 +447,7 @@ fn restore_page_from(memory: Memory<'_>, address: usize) {
     if end > address {
         // SAFETY: the caller's bytes; the page is served if it is missing.
         unsafe { memory.engine.content().fill(address as *mut u8, end - address) };
-        region.present().set(region.pages_of(address, 1));
+        memory.engine.note_present(region.pages_of(address, 1));
     }
 }
 

@@ -112,15 +112,19 @@ impl Predictor {
         let Some(last) = (bin.last.swap(0, Relaxed) as usize).checked_sub(1) else { return };
         let run = memory.map.run(last);
         let pages = memory.pages(last);
-        let backed = memory.engine.is_backed(pages.first);
         if run.kind() != Kind::Large
             || run.slots.load(Relaxed) as usize != slots
             || part_of(memory, last) == Part::Zero && memory.engine.service() == Service::Lazy
-            || backed && !memory.engine.learn_present(pages)
         {
             return;
         }
-        let present = dense_prefix(memory, pages);
+        let present = if memory.engine.is_backed(pages.first) {
+            let Some(counts) = count_by_halves(memory, pages) else { return };
+            dense_prefix(pages.count, |half| counts.get(half).copied().unwrap_or(0))
+        } else {
+            let present = memory.engine.region().present();
+            dense_prefix(pages.count, |half| present.count(pages.prefix(pages.count >> half)))
+        };
         let placed = run.placed.load(Relaxed) as usize;
         if present > placed {
             // Its user went beyond what was placed.
@@ -165,14 +169,30 @@ impl Predictor {
     }
 }
 
-/// The longest prefix, among all and halves of halves of the pages, of which half is present.
-fn dense_prefix(memory: Memory<'_>, pages: Pages) -> usize {
-    let present = memory.engine.region().present();
-    let dense = |&count: &usize| present.count(pages.prefix(count)) * 2 >= count;
-    let halves = core::iter::successors(Some(pages.count), |count| Some(count / 2));
-    let longest = halves.take_while(|&count| count > 0).find(dense);
+/// The number of pages in the longest prefix, among all and halves of halves of a run's pages, of
+/// which half is present; `count` tells how many are in a prefix, by how often it was halved.
+fn dense_prefix(pages: usize, count: impl Fn(usize) -> usize) -> usize {
+    let halves = (0..=pages.checked_ilog2().unwrap_or(0)).map(|half| half as usize);
     // What lies beyond is missing, or not worth having.
-    longest.map_or(0, |count| present.count(pages.prefix(count)))
+    halves
+        .map(|half| (pages >> half, count(half)))
+        .find(|(all, here)| here * 2 >= *all)
+        .map_or(0, |(_, here)| here)
+}
+
+/// How many pages of a run are populated, of all and of halves of halves from the start on. The
+/// run is somebody else's: what the kernel says is noted nowhere, as it may be wrong by now. None
+/// if that cannot be found out.
+fn count_by_halves(memory: Memory<'_>, pages: Pages) -> Option<[usize; usize::BITS as usize]> {
+    let mut counts = [0; usize::BITS as usize];
+    let told = memory.engine.ask_kernel(pages, |page, populated| {
+        let place = page.first - pages.first;
+        let halves = counts.iter_mut().enumerate();
+        if populated {
+            halves.take_while(|(half, _)| place < pages.count >> half).for_each(|(_, n)| *n += 1);
+        }
+    });
+    told.then_some(counts)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use refpage::sys::lock::Mutex;
 use refpage::sys::report::warn;
 use refpage::sys::vm;
-use refpage::{Config, Engine, Reason, Region, Service};
+use refpage::{Config, Engine, Failure, Reason, Region, Service};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
 
@@ -145,7 +145,7 @@ fn make(options: &Options) -> Result<Heap> {
             Ok(heap) => {
                 if config.service != asked {
                     let step = "cannot map what a fault handler needs";
-                    heap.engine.explain(Reason::Failed(step, Errno::NOMEM));
+                    heap.engine.explain(Reason::Failed(Failure { step, errno: Errno::NOMEM }));
                 }
                 return Ok(heap);
             }
@@ -190,14 +190,13 @@ fn tell_of_a_lesser_service(heap: &Heap) {
         asked => service.as_str() != asked.as_str(),
     };
     if less {
-        heap.engine.reason(|reason| {
-            warn(format_args!(
-                "service {0} instead of {1}: {reason}; `refpage doctor` tells more, \
-                 service={0} in REFPAGE_OPTIONS asks for it",
-                service.as_str(),
-                if wanted == ServiceChoice::Auto { "a lazy one" } else { wanted.as_str() },
-            ));
-        });
+        warn(format_args!(
+            "service {0} instead of {1}: {2}; `refpage doctor` tells more, \
+             service={0} in REFPAGE_OPTIONS asks for it",
+            service.as_str(),
+            if wanted == ServiceChoice::Auto { "a lazy one" } else { wanted.as_str() },
+            heap.engine.reasons(),
+        ));
     }
 }
 

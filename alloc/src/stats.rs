@@ -135,7 +135,7 @@ pub fn service_name() -> &'static str {
 /// Why the service in force is not a better one, as text; calls `tell` with it.
 pub fn service_reason<R>(tell: impl FnOnce(&dyn fmt::Display) -> R) -> R {
     match start::started() {
-        Some(heap) => heap.engine.reason(|reason| tell(reason)),
+        Some(heap) => tell(&heap.engine.reasons()),
         None => tell(&"no heap"),
     }
 }
@@ -149,7 +149,7 @@ pub fn pattern() -> Option<Pattern> {
 pub fn print_stats(fd: i32) {
     let Some(heap) = start::started() else { return };
     let mut text = Line::<TEXT>::default();
-    let _ = heap.engine.reason(|reason| Report::of(heap, reason).write_block(&mut text));
+    let _ = Report::of(heap, &heap.engine.reasons()).write_block(&mut text);
     // SAFETY: the number is only borrowed for this write; if it is closed, write says so.
     report::write_all(unsafe { BorrowedFd::borrow_raw(fd) }, text.as_bytes());
 }
@@ -245,7 +245,8 @@ static STDERR: AtomicI32 = AtomicI32::new(2);
 pub(crate) fn keep_stderr() {
     // SAFETY: descriptor 2 is only borrowed for this call; if it is closed, the call says so.
     let stderr = unsafe { BorrowedFd::borrow_raw(2) };
-    if let Ok(copy) = rustix::io::fcntl_dupfd_cloexec(stderr, refpage::sys::vm::OUT_OF_THE_WAY) {
+    if let Ok(copy) = rustix::io::fcntl_dupfd_cloexec(stderr, refpage::sys::number::OUT_OF_THE_WAY)
+    {
         STDERR.store(copy.into_raw_fd(), Relaxed);
     }
 }
@@ -258,7 +259,7 @@ pub(crate) extern "C" fn at_exit() {
         StatsChoice::Stderr => print_stats(STDERR.load(Relaxed)),
         StatsChoice::Json(path) => {
             let mut text = Line::<TEXT>::default();
-            let _ = heap.engine.reason(|reason| Report::of(heap, reason).write_json(&mut text));
+            let _ = Report::of(heap, &heap.engine.reasons()).write_json(&mut text);
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
             match rustix::fs::open(path.as_bytes(), flags, Mode::from_raw_mode(0o644)) {
                 Ok(file) => report::write_all(rustix::fd::AsFd::as_fd(&file), text.as_bytes()),

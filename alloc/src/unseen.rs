@@ -45,14 +45,18 @@ pub fn learn(memory: Memory<'_>, head: usize) -> bool {
 /// As [`learn`], for a run that keeps its bytes: what cannot be found out counts as present.
 pub fn assume(memory: Memory<'_>, head: usize) {
     if !learn(memory, head) {
-        memory.engine.region().present().set(of_run(memory, head));
+        memory.engine.note_present(of_run(memory, head));
     }
 }
 
-/// Has the rest of a short run put in place that was just restored, once the questions that this saves have cost as
-/// much.
+/// Has the rest of a short run put in place, whose present pages were just restored, once the questions that this saves
+/// have cost as much.
 pub fn populate_if_worthwhile(memory: Memory<'_>, head: usize) {
     let (run, unseen) = (memory.map.run(head), of_run(memory, head));
+    // A run that was calloc's and grew is to hold the content, but reads as zero where it is missing; and so on.
+    if run.zeros.load(Relaxed) == memory.engine.is_backed(unseen.first) {
+        return;
+    }
     let missing = unseen.count - memory.engine.region().present().count(unseen);
     let saving = QUESTION.saturating_sub(missing * RESTORING);
     if missing == 0 || saving == 0 {

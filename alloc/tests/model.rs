@@ -36,14 +36,15 @@ impl Random {
     }
 }
 
-/// A block and what it must hold: `tag` in its first `written` bytes, `rest` after them.
+/// A block and what it must hold: `tag` in its first `written` bytes, zeros behind them up to
+/// `zero_to`, if it came from calloc, and the pattern in the rest.
 struct Block {
     start: *mut u8,
     size: usize,
     align: usize,
     tag: u8,
     written: usize,
-    rest: u8,
+    zero_to: usize,
 }
 
 // SAFETY: a block is plain memory that one thread at a time holds.
@@ -60,8 +61,8 @@ impl Block {
             if zeroed { ALLOCATOR.alloc_zeroed(layout) } else { ALLOCATOR.alloc(layout) }
         };
         assert!(!start.is_null() && (start as usize).is_multiple_of(align), "{layout:?}");
-        let rest = if zeroed { 0 } else { PATTERN };
-        let mut block = Self { start, size, align, tag: 0, written: 0, rest };
+        let zero_to = if zeroed { size } else { 0 };
+        let mut block = Self { start, size, align, tag: 0, written: 0, zero_to };
         if random.below(3) > 0 {
             block.check();
         }
@@ -91,27 +92,27 @@ impl Block {
 
     fn check(&self) {
         let (written, rest) = self.bytes().split_at(self.written);
-        let all = |bytes: &[u8], value: u8| bytes.iter().position(|&byte| byte != value);
-        assert_eq!(all(written, self.tag), None, "written part of {} bytes", self.size);
-        assert_eq!(all(rest, self.rest), None, "rest of {} bytes, {}", self.size, self.written);
+        let (zeros, rest) = rest.split_at(self.zero_to.saturating_sub(self.written));
+        for (part, value) in [(written, self.tag), (zeros, 0), (rest, PATTERN)] {
+            let other = part.iter().position(|&byte| byte != value);
+            let Self { size, written, zero_to, .. } = *self;
+            assert_eq!(other, None, "{value} of {size} bytes, {written} written, {zero_to} zero");
+        }
     }
 
     fn reallocate(&mut self, random: &mut Random) {
-        let new = random.size();
+        let near = random.below(2) == 0;
+        let new = if near { 1 + self.size / 8 * (4 + random.below(10)) } else { random.size() };
         let layout = Layout::from_size_align(self.size, self.align).expect("a valid layout");
-        if new > self.size {
-            // One value for the rest keeps the model simple: the old part is written to its end.
-            self.written = self.size;
-            let tag = self.tag;
-            self.bytes_mut().fill(tag);
-            self.rest = PATTERN;
-        }
         // SAFETY: the block came from this allocator with this layout.
         self.start = unsafe { ALLOCATOR.realloc(self.start, layout, new) };
         assert!(!self.start.is_null());
         self.size = new;
         self.written = self.written.min(new);
-        self.check();
+        self.zero_to = self.zero_to.min(new);
+        if random.below(2) == 0 {
+            self.check();
+        }
     }
 
     fn free(self) {

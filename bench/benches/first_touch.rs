@@ -98,7 +98,7 @@ fn first_touch(c: &mut Criterion) {
         for service in [Service::Off, Service::Memset, Service::Lazy] {
             let bench = Bench::new(service);
             if bench.engine.service() != service {
-                bench.engine.reason(|why| eprintln!("skipped: {}: {why}", service.as_str()));
+                eprintln!("skipped: {}: {}", service.as_str(), bench.engine.reasons());
                 continue;
             }
             group.bench_function(BenchmarkId::from_parameter(service.as_str()), |b| {

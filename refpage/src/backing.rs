@@ -17,7 +17,7 @@
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use rustix::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::{Errno, Result};
 
@@ -25,6 +25,7 @@ use crate::bits::Pages;
 use crate::content::Content;
 use crate::region::Region;
 use crate::sys::lock::Mutex;
+use crate::sys::number::{self, Number};
 use crate::sys::vm;
 
 /// Bytes of a piece: the first is large enough for those pieces that a process has laid up to
@@ -53,15 +54,16 @@ struct Laid {
     /// Pieces so far, and at most.
     pieces: usize,
     most: usize,
+    /// The page behind the last one in use. Those that are in no piece never will be: whoever has
+    /// them would lose what they hold.
+    used: usize,
     file: Option<Source>,
 }
 
-/// A file whose beginning is full of content. The program may close its number, and use it again
-/// for something else, which the inode tells.
+/// A file whose beginning is full of content.
 #[derive(Debug)]
 struct Source {
-    number: i32,
-    inode: u64,
+    number: Number,
     /// The one place where the file can be written: nobody else can map it so. Null in a child.
     window: *mut u8,
     filled: usize,
@@ -73,7 +75,7 @@ unsafe impl Send for Source {}
 impl Backing {
     /// No pieces yet, and none ever before [`open`](Self::open).
     pub const fn new() -> Self {
-        let laid = Laid { pieces: 0, most: 0, file: None };
+        let laid = Laid { pieces: 0, most: 0, used: 0, file: None };
         Self { end: AtomicUsize::new(0), laid: Mutex::new(laid) }
     }
 
@@ -105,28 +107,33 @@ impl Backing {
     }
 
     /// Lays pieces up to the page `upto` of the content part, none of which was used beyond the
-    /// last piece.
+    /// last piece: how many of the pages that come into use by this are in none. No more pieces
+    /// are laid after there were some.
     ///
     /// # Errors
-    /// NOMEM where there are as many mappings as there may be; what the kernel said. Then pieces
-    /// may have been laid for a part.
-    pub fn extend(&self, region: &Region, content: Content, upto: usize) -> Result<()> {
+    /// As well as those pages, why it was: none if as many pieces are laid as there may be, else
+    /// what the kernel said.
+    pub fn extend(&self, region: &Region, content: Content, upto: usize) -> (usize, Option<Errno>) {
         if self.covers(upto - 1) {
-            return Ok(());
+            return (0, None);
         }
         let mut laid = self.laid.lock();
         let mut tries = 0;
-        loop {
+        let mut failed = None;
+        while laid.pieces < laid.most && !self.covers(upto - 1) {
             let end = self.end.load(Ordering::Relaxed);
-            if end >= upto {
-                return Ok(());
-            }
             match laid.lay(region, content, end, upto) {
                 Ok(pages) => self.end.store(end + pages, Ordering::Release),
                 Err(Errno::BADF) if tries < TRIES => tries += 1,
-                Err(errno) => return Err(errno),
+                Err(errno) => {
+                    laid.most = laid.pieces;
+                    failed = Some(errno);
+                }
             }
         }
+        let known = laid.used.max(self.end.load(Ordering::Relaxed));
+        laid.used = laid.used.max(upto);
+        (upto.saturating_sub(known), failed)
     }
 
     /// For the time of a fork.
@@ -152,9 +159,6 @@ impl Backing {
 impl Laid {
     /// Lays one piece at the page `end`: its pages.
     fn lay(&mut self, region: &Region, content: Content, end: usize, upto: usize) -> Result<usize> {
-        if self.pieces >= self.most {
-            return Err(Errno::NOMEM);
-        }
         let shift = region.page_shift();
         let used = upto << shift;
         let size = SIZES.into_iter().find(|size| size * SHARE >= used).unwrap_or(LARGEST);
@@ -162,8 +166,10 @@ impl Laid {
         let room = (region.content_part().count - end) << shift;
         let len = size.max(1 << shift).min(room);
         let start = region.address(end);
-        // SAFETY: nobody has used the addresses, and they are the Region's.
-        unsafe { vm::map_over(start, len, file.fd())? };
+        let number = file.number.get().ok_or(Errno::BADF)?;
+        // SAFETY: nobody has used the addresses, and they are the Region's. The number is borrowed
+        // for one call, and looked at once more behind it.
+        unsafe { vm::map_over(start, len, BorrowedFd::borrow_raw(number))? };
         if !file.is_ours() {
             // Closed between the two looks by another thread of the program.
             // SAFETY: as above.
@@ -193,20 +199,27 @@ impl Source {
     /// An empty file that can be written nowhere but in its window.
     fn create() -> Result<Self> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file = vm::out_of_the_way(rustix::fs::memfd_create(c"refpage", flags)?);
+        // Where `vm.memfd_noexec` is 2, others are refused; before Linux 6.3, these.
+        let file = match rustix::fs::memfd_create(c"refpage", flags | MemfdFlags::NOEXEC_SEAL) {
+            Err(Errno::INVAL) => rustix::fs::memfd_create(c"refpage", flags)?,
+            created => created?,
+        };
+        let file = number::out_of_the_way(file);
         match Self::prepare(file.as_fd()) {
-            Ok((window, inode)) => {
-                Ok(Self { number: file.into_raw_fd(), inode, window, filled: 0 })
+            Ok(window) => {
+                let number = Number::new();
+                number.keep(file);
+                Ok(Self { number, window, filled: 0 })
             }
             Err(errno) => {
-                vm::close(file);
+                number::close(file);
                 Err(errno)
             }
         }
     }
 
-    /// Gives a new file its length and its seals: its window and its inode.
-    fn prepare(file: BorrowedFd<'_>) -> Result<(*mut u8, u64)> {
+    /// Gives a new file its length and its seals: its window.
+    fn prepare(file: BorrowedFd<'_>) -> Result<*mut u8> {
         rustix::fs::ftruncate(file, LARGEST as u64)?;
         // SAFETY: a fresh mapping at an address of the kernel's choice. Not the child's: it would
         // fill the parent's file with whatever it takes for the content.
@@ -216,10 +229,8 @@ impl Source {
             window
         };
         let seals = SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL | SealFlags::FUTURE_WRITE;
-        let sealed =
-            rustix::fs::fcntl_add_seals(file, seals).and_then(|()| rustix::fs::fstat(file));
-        match sealed {
-            Ok(stat) => Ok((window, stat.st_ino)),
+        match rustix::fs::fcntl_add_seals(file, seals) {
+            Ok(()) => Ok(window),
             Err(errno) => {
                 // SAFETY: mapped above, seen by nobody.
                 unsafe { vm::unmap(window, LARGEST) };
@@ -249,24 +260,14 @@ impl Source {
         Ok(())
     }
 
-    fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: borrowed for one call; whether the number is still the file's is checked around
-        // it.
-        unsafe { BorrowedFd::borrow_raw(self.number) }
-    }
-
     fn is_ours(&self) -> bool {
-        rustix::fs::fstat(self.fd())
-            .is_ok_and(|stat| stat.st_ino == self.inode && stat.st_size as usize == LARGEST)
+        self.number.get().is_some_and(|number| self.number.is_ours(number))
     }
 }
 
 impl Drop for Source {
     fn drop(&mut self) {
-        if self.is_ours() {
-            // SAFETY: the number is the file's, and nobody else knows it.
-            vm::close(unsafe { OwnedFd::from_raw_fd(self.number) });
-        }
+        self.number.close();
         if !self.window.is_null() {
             // SAFETY: the window is this process's, and goes with the value.
             unsafe { vm::unmap(self.window, LARGEST) };
@@ -279,76 +280,114 @@ mod tests {
     use super::*;
     use crate::content::Pattern;
 
-    #[test]
-    fn what_is_missing_from_a_piece_reads_as_the_content() {
-        let region = Region::reserve(64 << 20, 2 << 20).expect("address space");
-        let backing = Backing::new();
-        assert!(
-            backing.extend(&region, Content::Pattern(Pattern::byte(0xAA)), 1).is_err(),
-            "not opened"
-        );
-        backing.open().expect("memfd_create");
-        let page = vm::page_size();
-        backing
-            .extend(&region, Content::Pattern(Pattern::byte(0xAA)), (10 << 20) / page)
-            .expect("mappings");
-        assert!(backing.covers((10 << 20) / page - 1));
-        for at in (0..10 << 20).step_by(page / 2) {
-            // SAFETY: the Region is this test's.
-            assert_eq!(unsafe { region.address(0).add(at).read() }, 0xAA);
+    const CONTENT: Content = Content::Pattern(Pattern::byte(0xAA));
+
+    struct Fixture {
+        region: Region,
+        backing: Backing,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let region = Region::reserve(64 << 20, 2 << 20).expect("address space");
+            let backing = Backing::new();
+            backing.open().expect("memfd_create");
+            Self { region, backing }
         }
-        // SAFETY: as above.
-        unsafe {
-            region.address(0).write(1);
-            vm::drop_pages(region.address(0), page).expect("our memory");
-            assert_eq!(region.address(0).read(), 0xAA, "what was written is gone");
+
+        fn extend(&self, bytes: usize) -> (usize, Option<Errno>) {
+            self.backing.extend(&self.region, CONTENT, bytes / vm::page_size())
+        }
+
+        fn read(&self, at: usize) -> u8 {
+            // SAFETY: the Region is this test's.
+            unsafe { self.region.address(0).add(at).read() }
+        }
+
+        fn write(&self, at: usize, value: u8) {
+            // SAFETY: as above.
+            unsafe { self.region.address(0).add(at).write(value) };
+        }
+
+        fn number(&self) -> i32 {
+            let laid = self.backing.laid.lock();
+            laid.file.as_ref().and_then(|file| file.number.get()).expect("a file")
         }
     }
 
     #[test]
+    fn what_is_missing_from_a_piece_reads_as_the_content() {
+        let f = Fixture::new();
+        assert_eq!(f.extend(10 << 20), (0, None));
+        assert!(f.backing.covers((10 << 20) / vm::page_size() - 1));
+        assert!((0..10 << 20).step_by(vm::page_size() / 2).all(|at| f.read(at) == 0xAA));
+        f.write(0, 1);
+        // SAFETY: the Region is this test's.
+        unsafe { vm::drop_pages(f.region.address(0), vm::page_size()).expect("our memory") };
+        assert_eq!(f.read(0), 0xAA, "what was written is gone");
+    }
+
+    #[test]
+    fn a_backing_that_was_not_opened_lays_nothing() {
+        let f = Fixture { backing: Backing::new(), ..Fixture::new() };
+        assert_eq!(f.extend(1 << 20), ((1 << 20) / vm::page_size(), None));
+        assert_eq!(f.backing.pieces(), 0);
+    }
+
+    #[test]
     fn a_closed_number_is_replaced() {
-        let region = Region::reserve(64 << 20, 2 << 20).expect("address space");
-        let backing = Backing::new();
-        backing.open().expect("memfd_create");
-        let page = vm::page_size();
-        let number = backing.laid.lock().file.as_ref().expect("a file").number;
-        backing.extend(&region, Content::Pattern(Pattern::byte(3)), 1).expect("a mapping");
+        let f = Fixture::new();
+        let number = f.number();
+        assert_eq!(f.extend(vm::page_size()), (0, None));
         // SAFETY: the test plays the program that closes what it does not know.
         unsafe { rustix::io::close(number) };
-        let end = (2 << 20) / page;
-        backing.extend(&region, Content::Pattern(Pattern::byte(3)), end).expect("mappings");
-        // SAFETY: the Region is this test's.
-        assert_eq!(unsafe { region.address(end - 1).read() }, 3);
+        assert_eq!(f.extend(2 << 20), (0, None));
+        assert_eq!(f.read((2 << 20) - 1), 0xAA);
     }
 
     #[test]
     fn nobody_else_can_change_the_file() {
         let mut file = Source::create().expect("memfd_create");
         file.fill(64 << 10, Content::Pattern(Pattern::byte(1))).expect("memory");
-        assert_eq!(rustix::io::pwrite(file.fd(), b"x", 0), Err(Errno::PERM));
+        let number = file.number.get().expect("it is kept");
+        // SAFETY: open as long as the file lives.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) };
+        assert_eq!(rustix::io::pwrite(fd, b"x", 0), Err(Errno::PERM));
         // SAFETY: the mapping is made nowhere in particular, and is not used.
-        let shared = unsafe { vm::map_shared(LARGEST, file.fd()) };
-        assert_eq!(shared, Err(Errno::PERM));
+        assert_eq!(unsafe { vm::map_shared(LARGEST, fd) }, Err(Errno::PERM));
     }
 
     #[test]
     fn no_more_pieces_than_allowed() {
-        let region = Region::reserve(64 << 20, 2 << 20).expect("address space");
-        let backing = Backing::new();
-        backing.open().expect("memfd_create");
-        backing.laid.lock().most = 2;
-        let all = (4 << 20) / vm::page_size();
-        assert_eq!(
-            backing.extend(&region, Content::Pattern(Pattern::byte(7)), all),
-            Err(Errno::NOMEM)
-        );
-        assert_eq!(backing.pieces(), 2);
-        let covered = backing.covered(Pages { first: 1, count: all });
-        assert!(covered.count < all);
-        // SAFETY: the Region is this test's.
-        unsafe {
-            assert_eq!(region.address(covered.end() - 1).read(), 7);
-            assert_eq!(region.address(covered.end()).read(), 0, "anonymous");
-        }
+        let f = Fixture::new();
+        f.backing.laid.lock().most = 2;
+        let (unbacked, failed) = f.extend(4 << 20);
+        assert_eq!((f.backing.pieces(), failed), (2, None));
+        let covered = f.backing.covered(Pages { first: 1, count: (4 << 20) / vm::page_size() });
+        assert_eq!(unbacked, (4 << 20) / vm::page_size() - covered.end());
+        assert_eq!(f.read(covered.end() * vm::page_size() - 1), 0xAA);
+        assert_eq!(f.read(covered.end() * vm::page_size()), 0, "anonymous");
+        assert_eq!(f.extend(4 << 20), (0, None), "counted once");
+    }
+
+    #[test]
+    fn what_was_used_without_a_piece_never_gets_one() {
+        let f = Fixture::new();
+        assert_eq!(f.extend(1 << 20), (0, None));
+        let used = f.backing.end.load(Ordering::Relaxed) * vm::page_size();
+        // A file that cannot be mapped.
+        let flags = rustix::fs::OFlags::WRONLY;
+        let wrong = rustix::fs::open(c"/dev/null", flags, rustix::fs::Mode::empty());
+        let number = Number::new();
+        number.keep(wrong.expect("/dev/null"));
+        let window = core::ptr::null_mut();
+        let right = f.backing.laid.lock().file.replace(Source { number, window, filled: LARGEST });
+        let pages = (1 << 20) / vm::page_size();
+        assert_eq!(f.extend(used + (1 << 20)), (pages, Some(Errno::ACCESS)));
+        f.write(used, 5);
+        // There is one again; but the page is somebody's.
+        f.backing.laid.lock().file = right;
+        assert_eq!(f.extend(used + (2 << 20)), (pages, None));
+        assert_eq!(f.read(used), 5);
     }
 }

@@ -101,6 +101,11 @@ causes! {
     PagemapRefused = "pagemap_refused",
     /// Nothing was known of runs of that size: a first guess decided what to put in place.
     NoPrediction = "no_prediction",
+    /// COPY: anything else.
+    CopyOther = "copy_other",
+    /// Another piece of memory could not show the file (service `cow`): what comes into use from
+    /// then on is filled.
+    PieceRefused = "piece_refused",
 }
 
 impl Cause {
@@ -116,6 +121,18 @@ impl Cause {
             Errno::AGAIN => Self::MoveAgain,
             Errno::BADF | Errno::NOTTY | Errno::SRCH => Self::ChannelLost,
             _ => Self::MoveOther,
+        }
+    }
+
+    /// What stopped a COPY.
+    pub fn of_copy(stop: Errno) -> Self {
+        match stop {
+            Errno::EXIST => Self::CopyExists,
+            Errno::NOENT => Self::CopyDivided,
+            Errno::NOMEM => Self::CopyNoMemory,
+            Errno::AGAIN | Errno::INTR => Self::CopyAgain,
+            Errno::BADF | Errno::NOTTY | Errno::SRCH => Self::ChannelLost,
+            _ => Self::CopyOther,
         }
     }
 }
@@ -190,10 +207,10 @@ pub struct Counters {
     pub copied: Count,
     /// Missing pages of zero content put in place.
     pub zeroed: Count,
-    /// Pages filled at allocation (service `memset`).
+    /// Pages filled by hand at allocation (every service but `lazy` and `off`).
     pub filled: Count,
-    /// Pages that came into use without a file under them, because the process has too many
-    /// mappings (service `cow`).
+    /// Pages that came into use without a file under them, because there are as many mappings of
+    /// it as there may be, or for a [refused piece](Cause::PieceRefused) (service `cow`).
     pub unbacked: Count,
     /// Present pages of freed runs whose content was restored.
     pub refilled: Count,

@@ -1,7 +1,7 @@
 //! The engine: one Region, its pool and its fault channel, behind the calls an allocator makes.
 
 use core::fmt;
-use core::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use rustix::io::{Errno, Result};
 
@@ -17,9 +17,10 @@ use crate::region::Region;
 use crate::runs::Runs;
 use crate::service::{AtomicService, Attempts, Service};
 use crate::sys::lock::Mutex;
+use crate::sys::number::Number;
+use crate::sys::pagemap::Pagemap;
 use crate::sys::thread::Stack;
 use crate::sys::uffd::{Channel, Features, Uffd, Way};
-use crate::sys::vm::PagemapCache;
 
 /// What [`Engine::new`] is made from.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +36,7 @@ pub struct Config {
 }
 
 /// Why the service in force is the one it is.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub enum Reason {
     /// It was asked for, or nothing is better.
     #[default]
@@ -44,8 +45,45 @@ pub enum Reason {
     NoChannel(Attempts),
     /// The Region is too small to be divided.
     SmallRegion,
+    /// The Region cannot be divided: it becomes writable step by step.
+    SteppedRegion,
     /// Something on the way to the better service failed.
-    Failed(&'static str, Errno),
+    Failed(Failure),
+}
+
+/// What failed, and with what.
+#[derive(Clone, Copy, Debug)]
+pub struct Failure {
+    /// The step, as it is told.
+    pub step: &'static str,
+    /// What the kernel said.
+    pub errno: Errno,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { step, errno } = *self;
+        write!(f, "{step}: {} ({})", crate::service::name(errno), errno.raw_os_error())
+    }
+}
+
+/// Why things are as they are: the service, and what it has to do without.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reasons {
+    /// Why the service is not a better one.
+    pub service: Reason,
+    /// Why pages cannot be moved under a service that needs no faults.
+    pub no_mover: Option<Failure>,
+}
+
+impl fmt::Display for Reasons {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.service)?;
+        if let Some(failure) = &self.no_mover {
+            write!(f, "; pages are filled by hand, for there is no moving them: {failure}")?;
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Display for Reason {
@@ -56,9 +94,11 @@ impl fmt::Display for Reason {
                 write!(f, "no userfaultfd that sees faults in system calls ({attempts})")
             }
             Reason::SmallRegion => f.write_str("the Region is too small to be divided"),
-            Reason::Failed(step, errno) => {
-                write!(f, "{step}: {} ({})", crate::service::name(*errno), errno.raw_os_error())
-            }
+            Reason::SteppedRegion => f.write_str(
+                "the Region is not divided where reserving memory counts (vm.overcommit_memory=2, \
+                 RLIMIT_DATA)",
+            ),
+            Reason::Failed(failure) => failure.fmt(f),
         }
     }
 }
@@ -73,16 +113,15 @@ pub struct Engine {
     runs: &'static dyn Runs,
     pub(crate) service: AtomicService,
     pub(crate) wanted: Option<Service>,
-    pub(crate) reason: Mutex<Reason>,
+    pub(crate) reasons: Mutex<Reasons>,
     pub(crate) supplies: Option<Supplies>,
     /// What lies under the content part with `cow`.
     pub(crate) backing: Backing,
-    /// The descriptor's number in the program's table, and the inode that tells it from a number
-    /// that the program used again.
-    pub(crate) channel: AtomicI32,
-    pub(crate) inode: AtomicU64,
+    pub(crate) channel: Number,
     pub(crate) features: AtomicU64,
-    pub(crate) pagemap: PagemapCache,
+    /// Held while another channel is opened.
+    pub(crate) renewing: Mutex<()>,
+    pub(crate) pagemap: Pagemap,
     /// The page whose fault the handler is answering, plus one; 0 between faults.
     serving: AtomicUsize,
     counters: Counters,
@@ -130,13 +169,13 @@ impl Engine {
             runs,
             service: AtomicService::new(service),
             wanted: config.service,
-            reason: Mutex::new(Reason::Chosen),
+            reasons: Mutex::new(Reasons::default()),
             supplies,
             backing: Backing::new(),
-            channel: AtomicI32::new(-1),
-            inode: AtomicU64::new(0),
+            channel: Number::new(),
             features: AtomicU64::new(0),
-            pagemap: PagemapCache::new(),
+            renewing: Mutex::new(()),
+            pagemap: Pagemap::new(),
             serving: AtomicUsize::new(0),
             counters: Counters::default(),
         })
@@ -159,14 +198,14 @@ impl Engine {
         self.service.get()
     }
 
-    /// Calls `tell` with why it is not a better one.
-    pub fn reason<R>(&self, tell: impl FnOnce(&Reason) -> R) -> R {
-        tell(&self.reason.lock())
+    /// Why it is not a better one.
+    pub fn reasons(&self) -> Reasons {
+        *self.reasons.lock()
     }
 
     /// Says why a lesser service was asked for than the program wants.
     pub fn explain(&self, reason: Reason) {
-        *self.reason.lock() = reason;
+        self.reasons.lock().service = reason;
     }
 
     /// What it has done so far.
@@ -222,7 +261,7 @@ impl Engine {
     }
 
     pub(crate) fn channel(&self) -> Channel {
-        Channel::new(self.channel.load(Ordering::Acquire))
+        self.channel.get().map_or(Channel::CLOSED, Channel::new)
     }
 
     /// The pool, if pages can be moved: not every kernel and channel can.

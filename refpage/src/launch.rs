@@ -18,46 +18,53 @@ use core::sync::atomic::Ordering;
 use rustix::io::Errno;
 
 use crate::bits::Pages;
-use crate::engine::{Engine, Reason, Supplies};
+use crate::engine::{Engine, Failure, Reason, Supplies};
 use crate::service::{Attempts, Service};
 use crate::sys::uffd::{Channel, Features, Uffd, Watch, Way};
 use crate::sys::vm;
 
-/// Which step of setting a service up failed, and with what.
-type Step<T> = core::result::Result<T, (&'static str, Errno)>;
+/// A step of setting a service up, which may have failed.
+type Step<T> = core::result::Result<T, Failure>;
+
+/// What a step's failure is told as.
+fn failed(step: &'static str) -> impl FnOnce(Errno) -> Failure {
+    move |errno| Failure { step, errno }
+}
 
 impl Engine {
     /// Takes the best service that can be had, of those up to the one asked for, and sets it up;
-    /// [`reason`](Self::reason) tells why it is not a better one.
+    /// [`reasons`](Self::reasons) tells why it is not a better one.
     pub fn launch(&'static self) {
         let Some(supplies) = &self.supplies else { return };
         let wanted = self.wanted.unwrap_or(Service::Lazy);
         if wanted == Service::Lazy {
             match self.try_lazy(supplies) {
-                Ok(()) => return self.settle_for(Service::Lazy, None),
-                Err(why) => *self.reason.lock() = why,
+                Ok(()) => return self.service.set(Service::Lazy),
+                Err(why) => self.explain(why),
             }
         }
         if matches!(wanted, Service::Lazy | Service::Cow) {
-            match self.try_cow(supplies) {
-                Ok(()) => return self.settle_for(Service::Cow, None),
-                Err(why) => self.settle_for(Service::Memset, Some(why)),
+            match self.try_cow() {
+                Ok(()) => {
+                    self.service.set(Service::Cow);
+                    // Without it, dense memory is filled by hand.
+                    return self.open_mover(supplies);
+                }
+                Err(why) => self.explain_once(why),
             }
         }
         match self.try_mover(supplies, Service::Eager) {
-            Ok(()) => self.settle_for(Service::Eager, None),
-            Err((step, errno)) => {
-                self.settle_for(Service::Memset, Some(Reason::Failed(step, errno)));
-            }
+            Ok(()) => self.service.set(Service::Eager),
+            Err(failure) => self.explain_once(Reason::Failed(failure)),
         }
     }
 
-    /// The service in force from now on; the first reason against a better one is kept.
-    fn settle_for(&self, service: Service, why: Option<Reason>) {
-        self.service.set(service);
-        let mut reason = self.reason.lock();
-        if let (Some(why), Reason::Chosen) = (why, &*reason) {
-            *reason = why;
+    /// As [`explain`](Self::explain), unless there is a reason already: the first is why the best
+    /// service is not to be had.
+    fn explain_once(&self, why: Reason) {
+        let mut reasons = self.reasons.lock();
+        if let Reason::Chosen = reasons.service {
+            reasons.service = why;
         }
     }
 
@@ -69,68 +76,76 @@ impl Engine {
             if features.moves() {
                 self.register(channel, self.region().zero_part(), Watch::MoveTarget)?;
                 let pool = supplies.pool.register(channel);
-                pool.map_err(|e| ("cannot register the pool", e))?;
+                pool.map_err(failed("cannot register the pool"))?;
             }
             // SAFETY: the handler keeps to `spawn`'s rules (see its module), `self` is static, and
             // the stack is used by no other handler: one process launches once, and a child of
             // fork has a copy of its own.
             unsafe { crate::handler::start(self, &supplies.stack) }
-                .map_err(|e| ("cannot start the handler", e))
+                .map_err(failed("cannot start the handler"))
         });
-        attached.map_err(|(step, errno)| Reason::Failed(step, errno))
+        attached.map_err(Reason::Failed)
     }
 
-    fn try_cow(&self, supplies: &Supplies) -> core::result::Result<(), Reason> {
+    fn try_cow(&self) -> core::result::Result<(), Reason> {
         if self.region().zero_part().count == 0 {
-            // Dense memory has to be anonymous, and in so small a Region it has no part of its own.
-            return Err(Reason::SmallRegion);
+            // Dense memory has to be anonymous, and in an undivided Region it has no part of its
+            // own.
+            let stepped = vm::reserving_costs();
+            return Err(if stepped { Reason::SteppedRegion } else { Reason::SmallRegion });
         }
         let files = self.backing.open();
-        files.map_err(|e| Reason::Failed("cannot make a sealed memory file", e))?;
-        // Without it, dense memory is filled by hand.
-        let _ = self.try_mover(supplies, Service::Cow);
-        Ok(())
+        files.map_err(failed("cannot make a sealed memory file")).map_err(Reason::Failed)
     }
 
     /// Opens a channel that puts pages in place, and sees no faults.
     fn try_mover(&self, supplies: &Supplies, service: Service) -> Step<()> {
-        let uffd = Uffd::open(Way::UserMode).map_err(|e| (Way::UserMode.as_str(), e))?;
+        let uffd = Uffd::open(Way::UserMode).map_err(failed(Way::UserMode.as_str()))?;
         if !uffd.features().moves() {
-            return Err(("moving pages", Errno::NOSYS));
+            return Err(failed("moving pages")(Errno::NOSYS));
         }
         self.attach(uffd, |channel, _| {
             if service == Service::Eager {
                 self.register(channel, self.region().content_part(), Watch::MoveTarget)?;
             }
             self.register(channel, self.region().zero_part(), Watch::MoveTarget)?;
-            supplies.pool.register(channel).map_err(|e| ("cannot register the pool", e))
+            supplies.pool.register(channel).map_err(failed("cannot register the pool"))
         })
     }
 
-    /// Makes `uffd` the engine's channel if `setup` goes well.
-    fn attach(&self, uffd: Uffd, setup: impl FnOnce(Channel, Features) -> Step<()>) -> Step<()> {
-        let uffd = uffd.renumber(vm::OUT_OF_THE_WAY);
-        let (channel, features) = (uffd.channel(), uffd.features());
-        self.features.store(features.0, Ordering::Relaxed);
-        self.inode.store(channel.inode(), Ordering::Relaxed);
-        self.channel.store(channel.number(), Ordering::Release);
-        match setup(channel, features) {
-            // The number now belongs to the process until it ends.
-            Ok(()) => {
-                let _ = uffd.into_channel();
-                Ok(())
-            }
-            // Dropping the descriptor takes every registration back.
-            Err(failed) => {
-                self.no_channel();
-                Err(failed)
+    /// As [`try_mover`](Self::try_mover), for the service in force, which can do without.
+    fn open_mover(&self, supplies: &Supplies) {
+        let opened = self.try_mover(supplies, self.service());
+        self.reasons.lock().no_mover = opened.err();
+    }
+
+    /// The program has closed the mover's number: opens another one, which needs no privilege. If
+    /// it cannot be had, pages are filled by hand from now on.
+    pub(crate) fn replace_mover(&self, lost: Channel) {
+        let Some(supplies) = &self.supplies else { return };
+        // Whoever comes while another thread is at it goes on by hand.
+        let Some(_renewing) = self.renewing.try_lock() else { return };
+        if self.channel().number() == lost.number() && !self.channel.is_ours(lost.number()) {
+            self.no_channel();
+            self.open_mover(supplies);
+            if self.movable_pool().is_none() {
+                supplies.pool.drain(usize::MAX);
             }
         }
     }
 
+    /// Makes `uffd` the engine's channel if `setup` goes well.
+    fn attach(&self, uffd: Uffd, setup: impl FnOnce(Channel, Features) -> Step<()>) -> Step<()> {
+        let features = uffd.features();
+        self.channel.keep(uffd.into_descriptor());
+        self.features.store(features.0, Ordering::Release);
+        // Closing the descriptor takes every registration back.
+        setup(self.channel(), features).inspect_err(|_| self.no_channel())
+    }
+
     fn no_channel(&self) {
         self.features.store(0, Ordering::Relaxed);
-        self.channel.store(-1, Ordering::Release);
+        self.channel.close();
     }
 
     fn register(&self, channel: Channel, pages: Pages, watch: Watch) -> Step<()> {
@@ -139,7 +154,7 @@ impl Engine {
         }
         let len = pages.count << self.region().page_shift();
         let registered = channel.register(self.region().address(pages.first), len, watch);
-        registered.map_err(|e| ("cannot register the Region", e))
+        registered.map_err(failed("cannot register the Region"))
     }
 }
 
@@ -147,6 +162,8 @@ impl Engine {
 impl Engine {
     /// Before fork.
     pub fn fork_prepare(&self) {
+        self.renewing.acquire();
+        self.reasons.acquire();
         self.backing.acquire();
         if let Some(supplies) = &self.supplies {
             supplies.pool.acquire();
@@ -161,6 +178,8 @@ impl Engine {
                 supplies.pool.release();
             }
             self.backing.release();
+            self.reasons.release();
+            self.renewing.release();
         }
     }
 
@@ -172,38 +191,35 @@ impl Engine {
         self.pagemap.forget();
         let Some(supplies) = &self.supplies else { return false };
         self.backing.share();
-        let inherited = self.channel();
-        if inherited.number() < 0 {
+        if self.channel.get().is_none() {
             return false;
         }
         self.set_serving(None);
-        if inherited.inode() == self.inode.load(Ordering::Relaxed) {
-            inherited.close();
-        }
         // Where pages cannot be moved, the pool is plain empty memory on both sides.
         let remapped = self.movable_pool().map_or(Ok(()), |_| supplies.pool.remap_in_child());
         self.no_channel();
-        let remapped = remapped.map_err(|e| ("cannot map the child's pool", e));
+        let remapped = remapped.map_err(failed("cannot map the child's pool"));
         match self.service() {
             Service::Lazy => {
-                let why = match remapped {
-                    Ok(()) => self.try_lazy(supplies).err(),
-                    Err((step, errno)) => Some(Reason::Failed(step, errno)),
-                };
-                let lost = why.is_some();
-                if lost {
-                    self.settle_for(Service::Memset, why);
-                }
-                lost
+                let again = remapped.map_err(Reason::Failed).and_then(|()| self.try_lazy(supplies));
+                again.is_err_and(|why| {
+                    self.service.set(Service::Memset);
+                    self.explain(why);
+                    true
+                })
             }
-            Service::Cow => {
-                let _ = remapped.and_then(|()| self.try_mover(supplies, Service::Cow));
+            Service::Eager => {
+                let again = remapped.and_then(|()| self.try_mover(supplies, Service::Eager));
+                if let Err(failure) = again {
+                    self.service.set(Service::Memset);
+                    self.explain(Reason::Failed(failure));
+                }
                 false
             }
             _ => {
-                let again = remapped.and_then(|()| self.try_mover(supplies, Service::Eager));
-                if let Err((step, errno)) = again {
-                    self.settle_for(Service::Memset, Some(Reason::Failed(step, errno)));
+                match remapped {
+                    Ok(()) => self.open_mover(supplies),
+                    Err(failure) => self.reasons.lock().no_mover = Some(failure),
                 }
                 false
             }

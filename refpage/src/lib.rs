@@ -51,7 +51,7 @@ pub mod sys;
 pub use bits::{PageBits, Pages};
 pub use content::{Content, Pattern};
 pub use counters::{Cause, Count, Counters, FallBacks, Histogram};
-pub use engine::{Config, Engine, Reason, probe_channel};
+pub use engine::{Config, Engine, Failure, Reason, Reasons, probe_channel};
 pub use place::Fresh;
 pub use region::Region;
 pub use requests::Touched;

@@ -83,10 +83,7 @@ impl Engine {
     /// Puts pages in place where they are missing: all of `pages` are present afterwards, unless
     /// the channel is gone, in which case they are left to the handler, where there is one.
     pub(crate) fn place(&self, channel: Channel, pages: Pages, fresh: Fresh) {
-        if let Some(blocks) = self.blocks() {
-            blocks.note_tables(pages);
-        }
-        self.region().present().set(pages);
+        self.note_present(pages);
         let mut rest = pages;
         if let (Fresh::Content, Some(pool)) = (fresh, self.movable_pool_at(pages.first)) {
             while rest.count > 0 {
@@ -173,7 +170,13 @@ impl Engine {
                     tries = 0;
                 }
                 // The pages are the caller's, and no fault is waiting for them.
-                Some(_) if self.service() != Service::Lazy => {
+                Some(errno) if self.service() != Service::Lazy => {
+                    let cause = Cause::of_copy(errno);
+                    self.note(cause);
+                    if cause == Cause::ChannelLost {
+                        self.replace_mover(channel);
+                    }
+                    self.counters().filled.add(rest.count);
                     return self.fill_pages(rest, self.value_of(fresh));
                 }
                 Some(Errno::NOENT) if len > 1 << shift => {
@@ -190,8 +193,7 @@ impl Engine {
                     return;
                 }
                 Some(errno @ (Errno::AGAIN | Errno::NOMEM | Errno::INTR)) if tries < TRIES => {
-                    let memory = errno == Errno::NOMEM;
-                    self.note(if memory { Cause::CopyNoMemory } else { Cause::CopyAgain });
+                    self.note(Cause::of_copy(errno));
                     rustix::thread::sched_yield();
                 }
                 Some(errno) => report::die_without_stderr(format_args!(
@@ -311,7 +313,9 @@ impl Engine {
             .and_then(|pool| Some((pool, pool.huge.take_empty()?)));
         match block {
             Some((pool, block)) => self.move_huge_out(pool, block, pages),
-            None => self.discard(pages),
+            None => {
+                self.discard(pages);
+            }
         }
     }
 
@@ -381,24 +385,25 @@ impl Engine {
         dropped
     }
 
-    /// Gives pages back to the kernel, whatever they hold.
-    pub(crate) fn discard(&self, pages: Pages) {
+    /// Gives pages back to the kernel, whatever they hold. False if it would not have them: they
+    /// stay as they are.
+    pub(crate) fn discard(&self, pages: Pages) -> bool {
         if pages.count == 0 {
-            return;
+            return true;
         }
         self.counters().purged.add(pages.count);
         let shift = self.region().page_shift();
         let start = self.region().address(pages.first);
         // SAFETY: the pages belong to a free run; nobody needs what they hold.
         let dropped = unsafe { vm::drop_pages(start, pages.count << shift) };
-        // What cannot be dropped stays where it is, as it is.
         if dropped.is_err() {
             self.note(Cause::DropRefused);
-        } else {
-            self.region().present().clear(pages);
-            if let Some(blocks) = self.blocks() {
-                blocks.note_dropped(pages);
-            }
+            return false;
         }
+        self.region().present().clear(pages);
+        if let Some(blocks) = self.blocks() {
+            blocks.note_dropped(pages);
+        }
+        true
     }
 }

@@ -29,9 +29,12 @@ impl Engine {
     /// too many mappings, they are filled when they are [provided](Self::provide).
     pub fn back(&self, pages: Pages) {
         if self.service() == Service::Cow && !self.region().in_zero_part(pages.first) {
-            let _ = self.backing.extend(self.region(), self.content(), pages.end());
-            let covered = self.backing.covered(pages);
-            self.counters().unbacked.add(pages.count - covered.count);
+            let (unbacked, failed) =
+                self.backing.extend(self.region(), self.content(), pages.end());
+            self.counters().unbacked.add(unbacked);
+            if failed.is_some() {
+                self.note(Cause::PieceRefused);
+            }
         }
     }
 
@@ -50,7 +53,7 @@ impl Engine {
     /// As [`provide`](Self::provide), for pages that are to read as zero.
     pub fn provide_zeros(&self, pages: Pages) {
         for stretch in self.region().present().stretches(self.backing.covered(pages), false) {
-            self.region().present().set(stretch);
+            self.note_present(stretch);
             self.fill_pages(stretch, self.value_of(Fresh::Zero));
             self.counters().zeroed.add(stretch.count);
         }
@@ -65,9 +68,8 @@ impl Engine {
             Service::Off => {}
             _ if self.serves(pages) => self.place_dense(self.channel(), pages, Fresh::Content),
             _ => {
-                let present = self.region().present();
-                for stretch in present.stretches(pages, false) {
-                    present.set(stretch);
+                for stretch in self.region().present().stretches(pages, false) {
+                    self.note_present(stretch);
                     self.fill_pages(stretch, self.content());
                     self.counters().filled.add(stretch.count);
                 }
@@ -110,9 +112,8 @@ impl Engine {
     /// Has the kernel put the missing ones of `pages` in place as they read now, without asking
     /// the handler: for memory that it does not serve.
     pub fn populate(&self, pages: Pages) {
-        let present = self.region().present();
-        for stretch in present.stretches(pages, false) {
-            present.set(stretch);
+        for stretch in self.region().present().stretches(pages, false) {
+            self.note_present(stretch);
             // SAFETY: the caller's pages, which lie in the Region.
             unsafe {
                 vm::populate(
@@ -176,7 +177,9 @@ impl Engine {
     /// Gives up pages that hold their content: to the pool, else to the kernel.
     pub fn release(&self, pages: Pages) {
         match self.service() {
-            Service::Off => self.discard(pages),
+            Service::Off => {
+                self.discard(pages);
+            }
             _ => self.take_away(pages),
         }
     }
@@ -184,7 +187,9 @@ impl Engine {
     /// As [`release`](Self::release), but straight to the kernel, whatever they hold.
     pub fn drop_pages(&self, pages: Pages) {
         match self.service() {
-            Service::Off => self.discard(pages),
+            Service::Off => {
+                self.discard(pages);
+            }
             _ => {
                 for stretch in self.region().present().stretches(pages, true) {
                     self.discard(stretch);
@@ -193,21 +198,46 @@ impl Engine {
         }
     }
 
+    /// Notes that small pages are in place, or about to be: by whoever writes to them.
+    #[inline]
+    pub fn note_present(&self, pages: Pages) {
+        if let Some(blocks) = self.blocks() {
+            blocks.note_tables(pages);
+        }
+        self.region().present().set(pages);
+    }
+
     /// Learns which of `pages` the kernel itself populated. False if that cannot be found out:
     /// without /proc, or in a process that is not dumpable.
     pub fn learn_present(&self, pages: Pages) -> bool {
+        /// Known pages are asked for, too, if there are so few that one question costs less than two.
+        const FEW: usize = 32;
         let present = self.region().present();
-        let Some(unknown) = present.next_stretch(pages, false) else { return true };
-        self.ask_kernel(Pages::span(unknown.first, pages.end()), |page, populated| {
-            if populated {
-                present.set(page);
+        let mut rest = pages;
+        while let Some(mut unknown) = present.next_stretch(rest, false) {
+            while let Some(next) =
+                present.next_stretch(Pages::span(unknown.end(), pages.end()), false)
+                && next.first - unknown.end() < FEW
+            {
+                unknown = Pages::span(unknown.first, next.end());
             }
-        })
+            let asked = self.ask_kernel(unknown, |page, populated| {
+                if populated {
+                    self.note_present(page);
+                }
+            });
+            if !asked {
+                return false;
+            }
+            rest = Pages::span(unknown.end(), pages.end());
+        }
+        true
     }
 
     /// Gives pages that the kernel itself may have put in place back, whether they are known or not.
-    pub fn forget(&self, pages: Pages) {
-        self.discard(pages);
+    /// False if it would not have them.
+    pub fn forget(&self, pages: Pages) -> bool {
+        self.discard(pages)
     }
 
     /// Learns which of `pages` are missing though somebody was about to put them in place: for a
@@ -221,26 +251,17 @@ impl Engine {
         });
     }
 
-    /// Calls `tell` for each page with whether it is populated. False if that cannot be read; then
-    /// not all of them were told.
-    fn ask_kernel(&self, pages: Pages, tell: impl Fn(Pages, bool)) -> bool {
-        const BATCH: usize = 1024;
-        let mut rest = pages;
-        while rest.count > 0 {
-            let batch = rest.prefix(BATCH);
-            let mut populated = [false; BATCH];
-            let out = populated.get_mut(..batch.count).unwrap_or_default();
-            let start = self.region().address(batch.first);
-            if !self.pagemap.read(|pagemap| pagemap.populated(start, out).is_ok()) {
-                self.note(Cause::PagemapRefused);
-                return false;
-            }
-            for (first, &mut populated) in (batch.first..).zip(out) {
-                tell(Pages { first, count: 1 }, populated);
-            }
-            rest = rest.skip(batch.count);
+    /// Calls `tell` for each page with whether it is populated, in order, and whoever the pages
+    /// belong to. False if that cannot be read; then not all of them were told.
+    pub fn ask_kernel(&self, pages: Pages, mut tell: impl FnMut(Pages, bool)) -> bool {
+        let start = self.region().address(pages.first);
+        let told = self.pagemap.read(start, pages.count, |at, populated| {
+            tell(Pages { first: pages.first + at, count: 1 }, populated);
+        });
+        if !told {
+            self.note(Cause::PagemapRefused);
         }
-        true
+        told
     }
 
     /// Takes what the present pages of `src` hold to the same places in `dst`, whose pages are
@@ -265,17 +286,19 @@ impl Engine {
             && src.count == per_block
             && dst.first.is_multiple_of(per_block)
             && self.takes_huge(dst.first);
-        if let Some(blocks) = self.blocks().filter(|_| !whole) {
-            blocks.note_tables(dst);
+        if whole {
+            self.region().present().set(dst);
+        } else {
+            self.note_present(dst);
         }
-        self.region().present().set(dst);
-        let moved = match self.movable_pool_at(dst.first) {
-            Some(_) => {
+        let moves = [dst, src].iter().all(|pages| self.movable_pool_at(pages.first).is_some());
+        let moved = match moves {
+            true => {
                 let moved = self.channel().move_pages(to, from, len, Holes::Skip);
                 self.counters().fall_backs.note_move(moved.done, moved.stop);
                 moved.done
             }
-            None => 0,
+            false => 0,
         };
         if let Some(blocks) = self.blocks() {
             blocks.forget_huge(src);

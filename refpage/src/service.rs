@@ -70,7 +70,7 @@ impl AtomicService {
 }
 
 /// What every way to a userfaultfd answered; the first that works ends the search.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Attempts {
     failed: [Option<(Way, Errno)>; Way::ALL.len()],
 }

@@ -5,6 +5,8 @@
 //! between fork and exec.
 
 pub mod lock;
+pub mod number;
+pub mod pagemap;
 pub mod report;
 pub mod thread;
 pub mod uffd;

@@ -12,6 +12,8 @@ use rustix::io::{Errno, Result};
 use rustix::ioctl::{self, Ioctl, IoctlOutput, Opcode, Updater, opcode};
 use rustix::mm::UserfaultfdFlags;
 
+use crate::sys::number::out_of_the_way;
+
 const GROUP: u8 = 0xAA;
 
 /// `UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES`, which the bindings leave out.
@@ -155,18 +157,9 @@ impl Uffd {
         self.features
     }
 
-    /// A second descriptor of the same userfaultfd with a number of at least `min`, out of the
-    /// way of programs that count on low numbers. Stays where it is if there is no room above.
-    pub fn renumber(self, min: RawFd) -> Self {
-        match rustix::io::fcntl_dupfd_cloexec(&self.fd, min) {
-            Ok(fd) => Self { fd, features: self.features },
-            Err(_) => self,
-        }
-    }
-
-    /// Gives the descriptor's number away for good: it stays open, unowned.
-    pub fn into_channel(self) -> Channel {
-        Channel::new(rustix::fd::IntoRawFd::into_raw_fd(self.fd))
+    /// The descriptor, out of the way of programs that count on low numbers.
+    pub fn into_descriptor(self) -> OwnedFd {
+        out_of_the_way(self.fd)
     }
 
     /// This userfaultfd, borrowed as a channel.
@@ -188,6 +181,9 @@ pub struct Channel {
 }
 
 impl Channel {
+    /// None: every call fails.
+    pub const CLOSED: Self = Self { number: RawFd::MAX, wakes: true };
+
     /// The userfaultfd of this number, if it still is that.
     pub fn new(number: RawFd) -> Self {
         Self { number, wakes: true }
@@ -208,18 +204,6 @@ impl Channel {
     fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the number is borrowed for one call that is harmless on a foreign descriptor.
         unsafe { BorrowedFd::borrow_raw(self.number) }
-    }
-
-    /// The inode behind the number: it tells this userfaultfd from whatever else has the number
-    /// later. 0 if the number is closed.
-    pub fn inode(&self) -> u64 {
-        rustix::fs::fstat(self.fd()).map_or(0, |stat| stat.st_ino)
-    }
-
-    /// Closes the number; the caller has made sure that it is still the userfaultfd's.
-    pub fn close(&self) {
-        // SAFETY: the caller owns the number.
-        unsafe { rustix::io::close(self.number) };
     }
 
     /// Registers a range; the whole of it must be private anonymous memory.

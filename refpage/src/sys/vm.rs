@@ -1,16 +1,12 @@
 //! Address space: reservations, advice, residency.
 
 use core::ffi::c_void;
-use core::mem::ManuallyDrop;
-use core::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
-use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use rustix::fd::BorrowedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
-
-/// Descriptor numbers from here on are seldom any program's business.
-pub const OUT_OF_THE_WAY: i32 = 1000;
 
 /// Size of an OS page in bytes: 4, 16 or 64 KiB. Read once, at run time.
 #[inline]
@@ -128,25 +124,6 @@ pub unsafe fn map_shared(len: usize, file: BorrowedFd<'_>) -> Result<*mut u8> {
     Ok(mapped.cast())
 }
 
-/// The descriptor under a number of at least [`OUT_OF_THE_WAY`]; as it is, if there is no room.
-pub fn out_of_the_way(file: OwnedFd) -> OwnedFd {
-    match rustix::io::fcntl_dupfd_cloexec(&file, OUT_OF_THE_WAY) {
-        Ok(copy) => {
-            close(file);
-            copy
-        }
-        Err(_) => file,
-    }
-}
-
-/// Closes a descriptor that another thread of the program may have closed already: to rustix that
-/// is an error of ours, and the end.
-pub fn close(file: OwnedFd) {
-    let _errno = KeepErrno::new();
-    // SAFETY: the number was this descriptor's.
-    unsafe { libc::close(file.into_raw_fd()) };
-}
-
 /// Maps a file's beginning privately over `len` bytes of a mapping of ours. What cannot be mapped
 /// stays as it was, or becomes fresh anonymous memory.
 ///
@@ -171,7 +148,7 @@ pub unsafe fn map_over(start: *mut u8, len: usize, file: BorrowedFd<'_>) -> Resu
     }
 }
 
-/// Maps fresh anonymous memory over `len` bytes of a mapping of ours, if they are not mapped.
+/// Maps fresh anonymous memory over `len` bytes of a mapping of ours, whatever is there.
 ///
 /// # Errors
 /// What mmap said.
@@ -183,6 +160,8 @@ pub unsafe fn map_anonymous_over(start: *mut u8, len: usize) -> Result<()> {
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
     // SAFETY: the caller's promise.
     unsafe { rustix::mm::mmap_anonymous(start.cast(), len, protection, flags)? };
+    // SAFETY: as above. As all of the Region: see there.
+    let _ = unsafe { advise(start, len, Advice::LinuxNoHugepage) };
     Ok(())
 }
 
@@ -234,113 +213,6 @@ pub unsafe fn populate(start: *mut u8, len: usize) {
             unsafe { start.add(offset).write_volatile(start.add(offset).read_volatile()) };
         }
     }
-}
-
-/// Which pages of a range are populated, asked of the kernel: present or swapped out. (mincore
-/// would call a swapped page absent.) A page of a file that is mapped privately is not, before it
-/// was copied.
-#[derive(Debug)]
-pub struct Pagemap(OwnedFd);
-
-/// Present; swapped; a file's: bits 63, 62 and 61 of an entry, `admin-guide/mm/pagemap.rst`.
-const PRESENT: u64 = 1 << 63;
-const SWAPPED: u64 = 1 << 62;
-const OF_A_FILE: u64 = 1 << 61;
-
-impl Pagemap {
-    /// Opens this process's page map.
-    ///
-    /// # Errors
-    /// What open said: no /proc, no descriptor left.
-    pub fn open() -> Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        rustix::fs::open(c"/proc/self/pagemap", flags, Mode::empty()).map(Self)
-    }
-
-    /// Reads the entries of the pages from `start` into `out`: true where one is populated.
-    ///
-    /// # Errors
-    /// What pread said, or IO if it was short; `out` is then unspecified.
-    pub fn populated(&self, start: *mut u8, out: &mut [bool]) -> Result<()> {
-        const BATCH: usize = 256;
-        let first = start as usize / page_size();
-        for (i, part) in out.chunks_mut(BATCH).enumerate() {
-            let mut entries = [0u8; BATCH * 8];
-            let bytes = entries.get_mut(..part.len() * 8).ok_or(Errno::IO)?;
-            let offset = (first + i * BATCH) * 8;
-            if rustix::io::pread(&self.0, &mut *bytes, offset as u64)? != bytes.len() {
-                return Err(Errno::IO);
-            }
-            for (entry, populated) in bytes.chunks_exact(8).zip(part) {
-                let entry = u64::from_ne_bytes(entry.try_into().unwrap_or_default());
-                *populated = entry & SWAPPED != 0 || entry & (PRESENT | OF_A_FILE) == PRESENT;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Reads of this process's page map through a descriptor that stays open: opening one costs three
-/// times as much as a read. The program may close the number, and use it again for something else,
-/// which its inode tells.
-#[derive(Debug)]
-pub struct PagemapCache {
-    number: AtomicI32,
-    inode: AtomicU64,
-}
-
-impl PagemapCache {
-    /// Nothing open.
-    #[allow(clippy::new_without_default, reason = "const, for a static")]
-    pub const fn new() -> Self {
-        Self { number: AtomicI32::new(-1), inode: AtomicU64::new(0) }
-    }
-
-    /// Calls `read` with the page map: false if there is none, or `read` says so.
-    pub fn read(&self, mut read: impl FnMut(&Pagemap) -> bool) -> bool {
-        let number = self.number.load(Ordering::Acquire);
-        if number >= 0 {
-            // SAFETY: the number is only borrowed: dropping it is prevented, and a foreign
-            // descriptor is read at an offset of our choice, which changes nothing.
-            let pagemap = ManuallyDrop::new(Pagemap(unsafe { OwnedFd::from_raw_fd(number) }));
-            let done = read(&pagemap);
-            // Asked afterwards: whatever was read is right if it is the page map still.
-            if inode_of(&pagemap.0) == self.inode.load(Ordering::Relaxed) {
-                return done;
-            }
-            let _ = self.number.compare_exchange(number, -1, Ordering::Relaxed, Ordering::Relaxed);
-        }
-        let Ok(Pagemap(file)) = Pagemap::open() else { return false };
-        let pagemap = Pagemap(out_of_the_way(file));
-        let done = read(&pagemap);
-        // Whoever else does so at the same time stores the same: the inode is the process's.
-        self.inode.store(inode_of(&pagemap.0), Ordering::Relaxed);
-        let number = pagemap.0.as_raw_fd();
-        let free = self.number.compare_exchange(-1, number, Ordering::Release, Ordering::Relaxed);
-        match free {
-            Ok(_) => {
-                let _ = pagemap.0.into_raw_fd();
-            }
-            Err(_) => close(pagemap.0),
-        }
-        done
-    }
-
-    /// In a child of fork: the descriptor shows the parent's memory.
-    pub fn forget(&self) {
-        let number = self.number.swap(-1, Ordering::Relaxed);
-        if number >= 0 {
-            // SAFETY: the number is closed only if it is the page map still.
-            let file = unsafe { OwnedFd::from_raw_fd(number) };
-            if inode_of(&file) != self.inode.load(Ordering::Relaxed) {
-                let _ = file.into_raw_fd();
-            }
-        }
-    }
-}
-
-fn inode_of(file: &OwnedFd) -> u64 {
-    rustix::fs::fstat(file).map_or(0, |stat| stat.st_ino)
 }
 
 /// A flag that the kernel clears in the child of any fork or clone that copies the address space,

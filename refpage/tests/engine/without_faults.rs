@@ -17,7 +17,7 @@ fn served(service: Service) -> Option<Fixture> {
     if f.engine.service() == service {
         return Some(f);
     }
-    f.engine.reason(|reason| eprintln!("skipped: no service {}: {reason}", service.as_str()));
+    eprintln!("skipped: no service {}: {}", service.as_str(), f.engine.reasons());
     None
 }
 
