@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use refpage::sys::lock::Mutex;
 use refpage::sys::vm;
-use refpage::{Engine, Pages, Region};
+use refpage::{Engine, Pages, Region, Service};
 
 use crate::arena::Arenas;
 use crate::books::{Books, Part, Usage, WITH_PAGES, Wanted, part_of};
@@ -301,15 +301,18 @@ impl RunCache {
         any.then_some((self.decay_ms / 4).max(10))
     }
 
-    /// Where no handler does it: a round now and then, by whoever frees.
+    /// Where no handler does it: a round now and then, by whoever frees a run or a span.
     pub fn purge_if_due(&self, memory: Memory<'_>) {
+        if memory.engine.service() == Service::Lazy {
+            return;
+        }
         let now = vm::now_ms();
         let last = self.last_purge.load(Relaxed);
         if now.saturating_sub(last) > self.decay_ms / 4
             && self.last_purge.compare_exchange(last, now, Relaxed, Relaxed).is_ok()
-            && self.purge(memory, now).is_none()
         {
-            memory.engine.drain_pool(usize::MAX);
+            self.purge(memory, now);
+            memory.engine.drain_idle_pool(now);
         }
     }
 

@@ -172,9 +172,7 @@ impl Large {
     pub fn free(&self, memory: Memory<'_>, address: usize) {
         let head = self.claim(memory, address);
         self.retire(memory, head, true);
-        if memory.engine.service() != Service::Lazy {
-            memory.cache.purge_if_due(memory);
-        }
+        memory.cache.purge_if_due(memory);
     }
 
     /// Takes the live run that begins at `address` into this thread's hands.

@@ -166,6 +166,7 @@ fn close_span(memory: Memory<'_>, head: usize, class: usize) {
         word.store(0, Relaxed);
     }
     memory.cache.keep(memory, head, Kind::EmptySpan, None);
+    memory.cache.purge_if_due(memory);
 }
 
 fn words(class: usize) -> usize {

@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::huge::{HUGE, Settled};
 use crate::patience::Patience;
 use crate::place::{Fresh, Supply};
+use crate::pool;
 use crate::sys::thread::{self, Stack};
 use crate::sys::uffd::{Channel, FaultBuffer};
 use crate::sys::{report, vm};
@@ -22,10 +23,6 @@ use crate::sys::{report, vm};
 /// it doubles up to a minute. An idle process is to sleep, and a freed run must not wait for ever.
 const FIRST_LOOK: u64 = 250;
 const LAST_LOOK: u64 = 60_000;
-
-/// After this many idle milliseconds, what waits in the pool goes back to the kernel too, but for
-/// its low watermark.
-const POOL_IDLE: u64 = 4_000;
 
 /// A sequential writer gets one huge page ahead of it for so many that it has written, and as many
 /// again are filled in the meantime.
@@ -237,7 +234,7 @@ impl Handler {
             Some(delay) => delay,
             None => {
                 if let Some(pool) = pool
-                    && look >= POOL_IDLE
+                    && look >= pool::IDLE
                 {
                     self.wanted = 0;
                     pool.drain_to_low();

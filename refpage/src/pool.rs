@@ -11,6 +11,8 @@
 //! rather than a fault; and MADV_DONTFORK, so that no page of them is ever shared with a child,
 //! which would make it immovable.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use rustix::io::Result;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
@@ -26,6 +28,10 @@ const SHARDS: usize = 8;
 /// Huge blocks that even the smallest pool has room for: those on their way into the Region.
 const LEAST_BLOCKS: usize = 8;
 
+/// After this many milliseconds in which nothing happened, what waits in the pool goes back to the
+/// kernel, but for its low watermark.
+pub const IDLE: u64 = 4_000;
+
 /// Pages holding their content, in VMAs of their own.
 #[derive(Debug)]
 pub struct Pool {
@@ -36,6 +42,9 @@ pub struct Pool {
     bytes: usize,
     /// Bytes that stay when the rest is given back.
     low: usize,
+    /// What [`drain_if_idle`](Self::drain_if_idle) was told last, and when that was new.
+    moves: AtomicU64,
+    moved_at: AtomicU64,
 }
 
 impl Pool {
@@ -50,7 +59,8 @@ impl Pool {
             *shard = Some(Shard::reserve((bytes / count / vm::page_size()).max(1))?);
         }
         let huge = HugeBlocks::reserve((bytes / HUGE).max(LEAST_BLOCKS))?;
-        Ok(Self { shards, huge, bytes, low })
+        let (moves, moved_at) = (AtomicU64::new(0), AtomicU64::new(0));
+        Ok(Self { shards, huge, bytes, low, moves, moved_at })
     }
 
     /// Prepares the VMAs and makes them move targets of `channel`.
@@ -127,6 +137,16 @@ impl Pool {
     /// Gives back to the kernel what is above the low watermark.
     pub fn drain_to_low(&self) -> usize {
         self.drain(self.pages().saturating_sub(self.low.div_ceil(vm::page_size())))
+    }
+
+    /// As [`drain_to_low`](Self::drain_to_low), if nothing was moved in or out for [`IDLE`]: to be
+    /// told now and then how many pages were, in all, and the time.
+    pub fn drain_if_idle(&self, moves: u64, now_ms: u64) {
+        if self.moves.swap(moves, Ordering::Relaxed) != moves {
+            self.moved_at.store(now_ms, Ordering::Relaxed);
+        } else if now_ms.saturating_sub(self.moved_at.load(Ordering::Relaxed)) >= IDLE {
+            self.drain_to_low();
+        }
     }
 
     /// Gives up to `count` filled pages back to the kernel, huge blocks last and whole: how many it

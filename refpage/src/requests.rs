@@ -321,6 +321,14 @@ impl Engine {
         self.movable_pool().map_or(0, |pool| pool.drain(count))
     }
 
+    /// Where no handler does it, to be called now and then: gives back what the pool holds above its
+    /// low watermark if nothing has happened there for a while.
+    pub fn drain_idle_pool(&self, now_ms: u64) {
+        if let Some(pool) = self.movable_pool() {
+            pool.drain_if_idle(self.counters().moved.get() + self.counters().pooled.get(), now_ms);
+        }
+    }
+
     pub(crate) fn value_of(&self, fresh: Fresh) -> Content {
         match (fresh, self.content()) {
             (Fresh::Zero, Content::Pattern(_)) => Content::Pattern(Pattern::ZERO),

@@ -106,8 +106,41 @@ fn close_range(first: i32, last: i32) -> Result<()> {
     if first > last {
         return Ok(());
     }
-    // SAFETY: only the caller's private descriptor table is concerned. The raw number is used
-    // because glibc has a wrapper only since 2.34.
-    let rc = unsafe { libc::syscall(libc::SYS_close_range, first as u32, last as u32, 0u32) };
-    if rc == 0 { Ok(()) } else { Err(Errno::NOSYS) }
+    // SAFETY: only the caller's private descriptor table is concerned.
+    match unsafe { raw_call(libc::SYS_close_range, first as usize, last as usize, 0) } {
+        0 => Ok(()),
+        _ => Err(Errno::NOSYS),
+    }
+}
+
+/// A system call without libc, whose `errno` would be that of the thread that made this one.
+///
+/// # Safety
+/// As for the call.
+unsafe fn raw_call(number: libc::c_long, a: usize, b: usize, c: usize) -> isize {
+    let result: isize;
+    // SAFETY: the kernel's calling convention; what the call does is the caller's business.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        core::arch::asm!(
+            "syscall",
+            inlateout("rax") number as isize => result,
+            in("rdi") a,
+            in("rsi") b,
+            in("rdx") c,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+        #[cfg(target_arch = "aarch64")]
+        core::arch::asm!(
+            "svc 0",
+            in("x8") number,
+            inlateout("x0") a as isize => result,
+            in("x1") b,
+            in("x2") c,
+            options(nostack),
+        );
+    }
+    result
 }
