@@ -37,6 +37,9 @@ const GROWTH: usize = 8;
 /// own can be moved there.
 const MOVE_FROM: usize = 4;
 
+/// Pages up to which a run that shows a file is copied when it turns out to be used as a whole.
+const COPIED_UPTO: usize = 1024;
+
 /// Large allocations of one heap.
 #[derive(Debug)]
 pub struct Large {
@@ -211,7 +214,7 @@ impl Large {
         if learn && known {
             self.predictor.learn(slots, fresh, touched.prefix);
             self.thin_out(memory, head, fresh, touched);
-            unseen::populate_if_worthwhile(memory, head);
+            unseen::populate_if_it_pays(memory, head);
         }
         memory.cache.keep(memory, head, Kind::Cached, Some(size));
     }
@@ -311,6 +314,14 @@ impl Large {
         }
         if slots <= old_slots {
             return slots >= old_slots / 2;
+        }
+        // What grows and is used as a whole goes on in memory that pages can be moved to.
+        let pages = memory.pages(head);
+        if memory.engine.is_backed(pages.first) && pages.count <= COPIED_UPTO {
+            unseen::assume(memory, head);
+            if memory.engine.region().present().count(pages) * 2 >= pages.count {
+                return false;
+            }
         }
         let grown = memory.cache.extents(part).lock().grow(memory.map, head, slots);
         if grown {

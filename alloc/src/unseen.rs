@@ -1,7 +1,8 @@
 //! Pages that the kernel itself puts in place when the program touches them, and tells nobody.
 //!
-//! They have to be known before the run is used again. To ask for them is a system call or two, for which a few dozen
-//! pages can be restored: so a short run that is used again and again comes to be present as a whole.
+//! They have to be known before the run is used again. To ask for them is a system call or two, and
+//! costs more for each page that is present: about what it costs to restore one. So a run that is
+//! used again and again comes to be present as a whole where little of it is missing.
 
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -10,9 +11,11 @@ use refpage::{Pages, Service};
 use crate::books::{Part, part_of};
 use crate::cache::Memory;
 
-/// What it costs to ask the kernel about a run, to restore a page in vain, and to have a page put in place:
-/// nanoseconds, measured on one machine; it is their proportions that count.
+/// What it costs to ask the kernel about a run, and about each of its present pages; to restore a
+/// page in vain; and to have a page put in place: nanoseconds, measured on one machine. It is their
+/// proportions that count.
 const QUESTION: usize = 1100;
+const ASKING: usize = 30;
 const RESTORING: usize = 25;
 const POPULATING: usize = 700;
 
@@ -49,16 +52,18 @@ pub fn assume(memory: Memory<'_>, head: usize) {
     }
 }
 
-/// Has the rest of a short run put in place, whose present pages were just restored, once the questions that this saves
-/// have cost as much.
-pub fn populate_if_worthwhile(memory: Memory<'_>, head: usize) {
+/// Has the rest of a run put in place, whose present pages were just restored, once the questions
+/// that this saves have cost as much.
+pub fn populate_if_it_pays(memory: Memory<'_>, head: usize) {
     let (run, unseen) = (memory.map.run(head), of_run(memory, head));
-    // A run that was calloc's and grew is to hold the content, but reads as zero where it is missing; and so on.
+    // A run that was calloc's and grew is to hold the content, but reads as zero where it is
+    // missing; and so on.
     if run.zeros.load(Relaxed) == memory.engine.is_backed(unseen.first) {
         return;
     }
-    let missing = unseen.count - memory.engine.region().present().count(unseen);
-    let saving = QUESTION.saturating_sub(missing * RESTORING);
+    let present = memory.engine.region().present().count(unseen);
+    let missing = unseen.count - present;
+    let saving = (QUESTION + present * ASKING).saturating_sub(missing * RESTORING);
     if missing == 0 || saving == 0 {
         return;
     }

@@ -28,15 +28,19 @@ use crate::sys::lock::Mutex;
 use crate::sys::number::{self, Number};
 use crate::sys::vm;
 
-/// Bytes of a piece: the first is large enough for those pieces that a process has laid up to
-/// [`SHARE`] of.
-const SIZES: [usize; 5] = [64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20];
+/// Bytes of a piece, and up to which addresses in use it is laid. A piece costs its length in memory
+/// once, for the file, and each one a fifth of a microsecond whenever the kernel is asked for the
+/// pages of a run that it lies in.
+const SIZES: [(usize, usize); 5] = [
+    (64 << 10, 1 << 20),
+    (256 << 10, 64 << 20),
+    (1 << 20, 512 << 20),
+    (4 << 20, 2 << 30),
+    (LARGEST, usize::MAX),
+];
 
 /// The largest of them, and the file's length. Memory is what was filled of it.
 const LARGEST: usize = 16 << 20;
-
-/// The file is filled up to this share of the addresses in use, or it would weigh too much.
-const SHARE: usize = 256;
 
 /// How often laying a piece is tried again when the program closes the file's number meanwhile.
 const TRIES: usize = 4;
@@ -161,7 +165,8 @@ impl Laid {
     fn lay(&mut self, region: &Region, content: Content, end: usize, upto: usize) -> Result<usize> {
         let shift = region.page_shift();
         let used = upto << shift;
-        let size = SIZES.into_iter().find(|size| size * SHARE >= used).unwrap_or(LARGEST);
+        let size =
+            SIZES.into_iter().find(|(_, upto)| used <= *upto).map_or(LARGEST, |(size, _)| size);
         let file = self.file_of(size.max(1 << shift), content)?;
         let room = (region.content_part().count - end) << shift;
         let len = size.max(1 << shift).min(room);

@@ -1,7 +1,7 @@
 //! Descriptors that stay open in the program's table, under numbers that it does not know of.
 //!
-//! The program may close such a number, and use it again for something else: what is behind it is told from that by
-//! its identity, before its answers are believed, and before it is closed.
+//! The program may close such a number, and use it again for something else: what is behind it is
+//! told from that by its identity, before its answers are believed, and before it is closed.
 
 use core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
