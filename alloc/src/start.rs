@@ -6,6 +6,7 @@ use core::ffi::{CStr, c_void};
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
+use refpage::sys::errno::name;
 use refpage::sys::lock::Mutex;
 use refpage::sys::report::warn;
 use refpage::sys::vm;
@@ -90,8 +91,10 @@ fn start() -> Option<&'static Heap> {
         }
         Err(errno) => {
             warn(format_args!(
-                "no room for a heap of {SMALLEST} bytes ({errno}); every malloc will fail. Raise \
-                 RLIMIT_AS (ulimit -v), RLIMIT_DATA, vm.max_map_count or the overcommit limit"
+                "no room for a heap of {SMALLEST} bytes: {} ({}); every malloc will fail. Raise \
+                 RLIMIT_AS (ulimit -v), RLIMIT_DATA, vm.max_map_count or the overcommit limit",
+                name(errno),
+                errno.raw_os_error()
             ));
             STATE.store(FAILED, Ordering::Release);
             return None;
@@ -215,7 +218,7 @@ fn hook_into_libc(options: &Options) {
             warn(format_args!("cannot register for exit: no statistics"));
         }
     }
-    if options.stats == StatsChoice::Stderr {
+    if options.stats != StatsChoice::Off {
         stats::keep_stderr();
     }
 }

@@ -1,15 +1,17 @@
 //! Statistics: what the heap has done, as a block for people or as JSON.
 
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
+use refpage::sys::errno::name;
+use refpage::sys::number::{self, Number};
 use refpage::sys::report::{self, Line};
 use refpage::{Cause, Histogram};
-use rustix::fd::{BorrowedFd, IntoRawFd};
+use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Result;
 
 use crate::heap::Heap;
-use crate::options::{Pattern, StatsChoice};
+use crate::options::{PathText, Pattern, StatsChoice};
 use crate::start;
 
 /// Room for either form, whatever the numbers: a test fills it.
@@ -88,15 +90,16 @@ stats! {
     pages_moved: h => h.engine.counters().moved.get();
     /// Huge pages among them, moved whole: how many times 2 MiB.
     huge_moved: h => h.engine.counters().huge_moved.get();
-    /// Pages copied in, because the pool had none.
+    /// Pages copied in, because the pool had none or the kernel would not move them.
     pages_copied: h => h.engine.counters().copied.get();
     /// Pages of zeros put in place for calloc.
     pages_zeroed: h => h.engine.counters().zeroed.get();
-    /// Pages filled at allocation.
+    /// Pages filled by hand at allocation (every service but `lazy` and `off`).
     pages_filled: h => h.engine.counters().filled.get();
     /// Mappings of files that untouched memory shows (service `cow`).
     pieces: h => h.engine.pieces();
-    /// Pages that came into use without one, because the process has too many mappings.
+    /// Pages that came into use without a file under them, because there are as many mappings of
+    /// it as there may be, or because one was refused (service `cow`).
     pages_unbacked: h => h.engine.counters().unbacked.get();
     /// Present pages of freed runs whose content was restored.
     pages_refilled: h => h.engine.counters().refilled.get();
@@ -150,8 +153,8 @@ pub fn print_stats(fd: i32) {
     let Some(heap) = start::started() else { return };
     let mut text = Line::<TEXT>::default();
     let _ = Report::of(heap, &heap.engine.reasons()).write_block(&mut text);
-    // SAFETY: the number is only borrowed for this write; if it is closed, write says so.
-    report::write_all(unsafe { BorrowedFd::borrow_raw(fd) }, text.as_bytes());
+    // A descriptor that takes nothing is its owner's business.
+    let _ = report::write_all(borrow(fd), text.as_bytes());
 }
 
 /// All that either form tells.
@@ -239,16 +242,23 @@ impl<W: Write> Write for JsonString<'_, W> {
 
 /// A second number for the stderr that the process started with: many programs close theirs
 /// before the functions of atexit have all run.
-static STDERR: AtomicI32 = AtomicI32::new(2);
+static STDERR: Number = Number::new();
 
-/// Makes sure that the block for people can be written at exit.
+/// Makes sure that there is a stderr at exit: for the block, or for what is wrong with the file.
 pub(crate) fn keep_stderr() {
-    // SAFETY: descriptor 2 is only borrowed for this call; if it is closed, the call says so.
-    let stderr = unsafe { BorrowedFd::borrow_raw(2) };
-    if let Ok(copy) = rustix::io::fcntl_dupfd_cloexec(stderr, refpage::sys::number::OUT_OF_THE_WAY)
-    {
-        STDERR.store(copy.into_raw_fd(), Relaxed);
+    if let Ok(copy) = rustix::io::fcntl_dupfd_cloexec(borrow(2), number::OUT_OF_THE_WAY) {
+        STDERR.keep(copy);
     }
+}
+
+/// The stderr that was kept; if the program closed that too, whatever it has for one now.
+fn kept_stderr() -> i32 {
+    STDERR.get().filter(|&number| STDERR.is_ours(number)).unwrap_or(2)
+}
+
+fn borrow(number: i32) -> BorrowedFd<'static> {
+    // SAFETY: borrowed for one call each; if the number is closed, the call says so.
+    unsafe { BorrowedFd::borrow_raw(number) }
 }
 
 /// Writes what the option `stats` asked for. Registered with atexit.
@@ -256,20 +266,29 @@ pub(crate) extern "C" fn at_exit() {
     let Some(heap) = start::try_heap() else { return };
     match &heap.options.stats {
         StatsChoice::Off => {}
-        StatsChoice::Stderr => print_stats(STDERR.load(Relaxed)),
+        StatsChoice::Stderr => print_stats(kept_stderr()),
         StatsChoice::Json(path) => {
-            let mut text = Line::<TEXT>::default();
-            let _ = Report::of(heap, &heap.engine.reasons()).write_json(&mut text);
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-            match rustix::fs::open(path.as_bytes(), flags, Mode::from_raw_mode(0o644)) {
-                Ok(file) => report::write_all(rustix::fd::AsFd::as_fd(&file), text.as_bytes()),
-                Err(errno) => report::warn(format_args!(
-                    "cannot write the statistics to {}: {errno}",
-                    core::str::from_utf8(path.as_bytes()).unwrap_or("the file of stats=json:"),
-                )),
+            if let Err(errno) = write_file(heap, path) {
+                report::warn_on(
+                    borrow(kept_stderr()),
+                    format_args!(
+                        "cannot write the statistics to {}: {} ({})",
+                        path.as_bytes().escape_ascii(),
+                        name(errno),
+                        errno.raw_os_error()
+                    ),
+                );
             }
         }
     }
+}
+
+fn write_file(heap: &Heap, path: &PathText) -> Result<()> {
+    let mut text = Line::<TEXT>::default();
+    let _ = Report::of(heap, &heap.engine.reasons()).write_json(&mut text);
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path.as_bytes(), flags, Mode::from_raw_mode(0o644))?;
+    report::write_all(file.as_fd(), text.as_bytes())
 }
 
 /// Lines of /proc/self/maps that overlap the Region.

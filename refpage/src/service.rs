@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicU8, Ordering};
 
 use rustix::io::Errno;
 
+pub(crate) use crate::sys::errno::name;
 use crate::sys::uffd::{Uffd, Way};
 
 /// How content gets under the program's accesses, the best first.
@@ -101,20 +102,5 @@ impl fmt::Display for Attempts {
             write!(f, "{comma}{}: {}", way.as_str(), name(errno))?;
         }
         Ok(())
-    }
-}
-
-/// What an errno means for someone who wants a userfaultfd, without libc's allocating strerror.
-pub fn name(errno: Errno) -> &'static str {
-    match errno {
-        Errno::ACCESS => "no permission for the file",
-        Errno::PERM => "no privilege, or forbidden by a filter",
-        Errno::NOENT => "no such file",
-        Errno::NOSYS => "not in this kernel",
-        Errno::INVAL => "refused by this kernel",
-        Errno::MFILE | Errno::NFILE => "out of file descriptors",
-        Errno::NOMEM => "out of memory or address space",
-        Errno::NXIO | Errno::NODEV => "no such device",
-        _ => "failed",
     }
 }

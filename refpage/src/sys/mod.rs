@@ -1,9 +1,11 @@
-//! Every system call of the project: address space, userfaultfd, threads, locks, last words.
+//! Every system call of the project: address space, userfaultfd, threads, locks, last words, and what
+//! the kernel's answers mean.
 //!
 //! The contract of all of it: no heap allocation, no `errno` (rustix's raw backend returns it
 //! instead), no panic. So any function here may run inside malloc, in the fault handler, and
 //! between fork and exec.
 
+pub mod errno;
 pub mod lock;
 pub mod number;
 pub mod pagemap;

@@ -2,8 +2,9 @@
 
 use core::fmt::{self, Write};
 
-use rustix::fd::BorrowedFd;
+use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::{Errno, Result};
 
 /// A line longer than this is cut: it is built on the stack, since nothing may allocate here.
 const LINE: usize = 512;
@@ -42,25 +43,43 @@ impl<const N: usize> Write for Line<N> {
     }
 }
 
-/// Writes all of `bytes` to `fd`, as far as it takes them.
-pub fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) {
+/// `refpage: MESSAGE`, which ends with a newline however long it is.
+fn line(message: fmt::Arguments<'_>) -> Line {
+    let mut line = Line::default();
+    let _ = writeln!(line, "refpage: {message}");
+    // Where it matters, the line is cut.
+    if let Some(last) = line.bytes.last_mut() {
+        *last = b'\n';
+    }
+    line
+}
+
+/// Writes all of `bytes` to `fd`.
+///
+/// # Errors
+/// What write said; a part may be written then.
+pub fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(fd, bytes) {
-            Ok(n) if n > 0 => bytes = bytes.get(n..).unwrap_or_default(),
-            Err(rustix::io::Errno::INTR) => {}
-            // Nobody is left who could be told.
-            _ => return,
+            Ok(0) => return Err(Errno::IO),
+            Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
         }
     }
+    Ok(())
 }
 
 /// Prints `refpage: MESSAGE` on the program's stderr, in one write.
 pub fn warn(message: fmt::Arguments<'_>) {
-    let mut line = Line::<LINE>::default();
-    let _ = writeln!(line, "refpage: {message}");
     // SAFETY: descriptor 2 is only borrowed for this write; if the program closed it, write says so.
-    let stderr = unsafe { BorrowedFd::borrow_raw(2) };
-    write_all(stderr, line.as_bytes());
+    warn_on(unsafe { BorrowedFd::borrow_raw(2) }, message);
+}
+
+/// As [`warn`], under another number for stderr.
+pub fn warn_on(stderr: BorrowedFd<'_>, message: fmt::Arguments<'_>) {
+    // Nobody is left who could be told that it cannot be told.
+    let _ = write_all(stderr, line(message).as_bytes());
 }
 
 /// Prints the line and ends the process with SIGABRT.
@@ -71,10 +90,8 @@ pub fn die(message: fmt::Arguments<'_>) -> ! {
 
 /// As [`die`], from the fault handler, whose private descriptor table holds no stderr.
 pub fn die_without_stderr(message: fmt::Arguments<'_>) -> ! {
-    let mut line = Line::<LINE>::default();
-    let _ = writeln!(line, "refpage: {message}");
     if let Ok(fd) = rustix::fs::open(c"/proc/self/fd/2", OFlags::WRONLY, Mode::empty()) {
-        write_all(rustix::fd::AsFd::as_fd(&fd), line.as_bytes());
+        warn_on(fd.as_fd(), message);
     }
     abort()
 }
@@ -82,4 +99,28 @@ pub fn die_without_stderr(message: fmt::Arguments<'_>) -> ! {
 fn abort() -> ! {
     // SAFETY: libc's abort has no precondition; it allocates nothing and does not return.
     unsafe { libc::abort() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_is_cut_ends_all_the_same() {
+        for length in [0, 1, 500, LINE - 11, LINE - 10, LINE - 9, LINE, 2 * LINE] {
+            let message = "x".repeat(length);
+            let line = line(format_args!("{message}"));
+            let text = core::str::from_utf8(line.as_bytes()).expect("text");
+            assert_eq!(text.len(), (length + 10).min(LINE));
+            assert!(text.starts_with("refpage: ") && text.ends_with('\n'), "{text}");
+            assert_eq!(text.lines().count(), 1);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_said() {
+        let full = rustix::fs::open(c"/dev/full", OFlags::WRONLY, Mode::empty()).expect("open");
+        assert_eq!(write_all(full.as_fd(), b"text"), Err(Errno::NOSPC));
+        assert_eq!(write_all(full.as_fd(), b""), Ok(()));
+    }
 }
