@@ -5,6 +5,12 @@ use std::io::{ErrorKind, Write};
 /// Exit code of a wrong command line.
 const USAGE: u8 = 2;
 
+/// The exit codes, for the help.
+pub const EXIT_STATUS: &str = "\
+Exit status: 0; 1 if something failed; 2 if the command line or REFPAGE_OPTIONS is wrong. `run`
+ends as its program does, with its code or by its signal; with 126 if the program cannot be
+executed, and with 127 if it cannot be found. Every failure gets one line on stderr.";
+
 /// One line for stderr, and the exit code.
 #[derive(Debug)]
 pub struct Failure {

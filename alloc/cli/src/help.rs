@@ -27,10 +27,7 @@ pub fn explain(arguments: &Arguments) -> Result<(), Failure> {
     // Gives the commands their full names, `refpage run`, in the usage lines.
     program.build();
     let text = match arguments.topic.as_deref() {
-        None => {
-            program.render_long_help().to_string()
-                + "\n`refpage help options` explains the options of the allocator.\n"
-        }
+        None => program.render_long_help().to_string(),
         Some("options") => options_text(),
         Some(topic) => match program.find_subcommand_mut(topic) {
             Some(command) => command.render_help().to_string(),
@@ -52,6 +49,10 @@ Options are read from REFPAGE_OPTIONS, key=value entries separated by ':', and a
 
 A pattern of more than two hexadecimal digits is a word of 2, 4 or 8 bytes, as many as the digits
 are: with 0xdeadbeef, every aligned 32-bit load of untouched memory gives 0xdeadbeef.
+
+An entry that is wrong gets one line on stderr: `refpage` then ends with 2, a program on the
+allocator goes on without the entry. A program with more rights than its caller (set-user-ID,
+set-group-ID, file capabilities) ignores the environment.
 ";
 
 fn options_text() -> String {
@@ -73,9 +74,7 @@ fn options_markdown() -> String {
         "# Options\n\n\
          <!-- Made by `refpage help options --markdown`: change the table in alloc/src/options/table.rs. -->\n\n\
          {INTRODUCTION}\n\
-         In a Rust program each is a method of `refpage_alloc::options::Options`. A set-user-ID program\n\
-         ignores the environment. An option that is wrong gets one line on stderr: `refpage run` then ends\n\
-         with 2, a preloaded library goes on with the default.\n\n\
+         In a Rust program each is a method of `refpage_alloc::options::Options`.\n\n\
          | option | takes | default | what it does | method |\n|---|---|---|---|---|\n"
     );
     // A bar would end the cell.

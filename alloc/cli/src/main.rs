@@ -27,7 +27,7 @@ mod report;
 mod run;
 
 use clap::{Parser, Subcommand};
-use failure::Failure;
+use failure::{EXIT_STATUS, Failure};
 use refpage_alloc::RefPage;
 use refpage_alloc::options::{Options, ServiceChoice};
 use std::process::ExitCode;
@@ -42,7 +42,9 @@ static ALLOCATOR: RefPage = RefPage::with_options(Options::new().service(Service
 ///
 /// Without a command: the built-in demonstration, a table of what the services cost on this machine.
 #[derive(Parser)]
-#[command(name = "refpage", version, disable_help_subcommand = true)]
+///
+/// `refpage help options` explains the options of the allocator.
+#[command(name = "refpage", version, disable_help_subcommand = true, after_help = EXIT_STATUS)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,

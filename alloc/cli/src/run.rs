@@ -3,7 +3,7 @@
 //! The program replaces this process, so its exit status, its signals and its process number are its
 //! own, and nothing of this one stays in memory.
 
-use crate::failure::Failure;
+use crate::failure::{EXIT_STATUS, Failure};
 use crate::flags::{HeapFlags, VARIABLE};
 use crate::program;
 use std::convert::Infallible;
@@ -24,6 +24,7 @@ const NOT_FOUND: u8 = 127;
 
 /// Run a program on the allocator
 #[derive(clap::Args)]
+#[command(after_help = EXIT_STATUS)]
 pub struct Arguments {
     #[command(flatten)]
     heap: HeapFlags,
