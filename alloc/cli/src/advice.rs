@@ -1,5 +1,6 @@
 //! What keeps a better service away, and the commands that change it. Each of them was run, by the
-//! user that it is for, and seen to give the service `lazy`.
+//! user that it is for, and seen to give the service `lazy`; those about the size of the Region,
+//! `cow`.
 
 use crate::flags::VARIABLE;
 use crate::machine::{DEVICE, Machine};
@@ -8,6 +9,8 @@ use rustix::io::Errno;
 
 /// Less than this of RLIMIT_AS or RLIMIT_DATA leaves no room for a fault handler's memory.
 const ROOM: u64 = 64 << 20;
+/// Less than this of RLIMIT_AS, of which the Region gets half, leaves it too small for `cow`.
+const COW_ROOM: u64 = 128 << 30;
 
 /// What keeps a better service away, and the commands that change it if there are any.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,7 +44,8 @@ pub fn advice(machine: &Machine, requested: ServiceChoice) -> Vec<Advice> {
         let what = format!("{VARIABLE} asks for {}.", requested.as_str());
         advice.push(Advice::new(what).now(format!("unset {VARIABLE}")));
     }
-    match machine.full_features() {
+    let full = machine.full_features();
+    match full {
         None => advice.extend(access(machine)),
         Some(features) if !features.has_move() => {
             advice.push(Advice::new(
@@ -50,15 +54,32 @@ pub fn advice(machine: &Machine, requested: ServiceChoice) -> Vec<Advice> {
         }
         Some(_) => {}
     }
-    for (limit, name, flag) in
-        [(machine.address_space, "RLIMIT_AS", 'v'), (machine.data, "RLIMIT_DATA", 'd')]
-    {
-        if limit.is_below(ROOM) {
-            let what = format!(
-                "{name} leaves no room for a fault handler's memory. Unless its hard limit is as low:"
-            );
-            advice.push(Advice::new(what).now(format!("ulimit -{flag} unlimited")));
-        }
+    let next_best = full.is_none() && !matches!(requested, ServiceChoice::Eager);
+    for (limit, name, flag, cow_room) in [
+        (machine.address_space, "RLIMIT_AS", 'v', COW_ROOM),
+        // What is reserved counts in full, so the Region is not divided.
+        (machine.data, "RLIMIT_DATA", 'd', u64::MAX),
+    ] {
+        let what = if limit.is_below(ROOM) {
+            "no room for a fault handler's memory"
+        } else if next_best && limit.is_below(cow_room) {
+            "a Region too small for the service cow, the next best"
+        } else {
+            continue;
+        };
+        let what = format!("{name} leaves {what}. Unless its hard limit is as low:");
+        advice.push(Advice::new(what).now(format!("ulimit -{flag} unlimited")));
+    }
+    if next_best && machine.overcommit == Some(2) {
+        let what = "vm.overcommit_memory=2 leaves a Region too small for the service cow, the next \
+                    best. With the kernel's own default:";
+        advice.push(Advice::new(what).now("sudo sysctl vm.overcommit_memory=0"));
+    }
+    if next_best && machine.memfd_sealing.is_err() {
+        advice.push(Advice::new(
+            "The service cow, the next best, needs memory files that can be sealed: Linux 5.1, and \
+             no filter that refuses memfd_create.",
+        ));
     }
     advice
 }
@@ -135,8 +156,20 @@ fn capability() -> Advice {
     )
     .now(format!(
         "sudo setpriv --reuid={user} --regid={group} --init-groups --inh-caps=+sys_ptrace \
-         --ambient-caps=+sys_ptrace refpage run -- PROGRAM"
+         --ambient-caps=+sys_ptrace {} run -- PROGRAM",
+        this_command()
     ))
+}
+
+/// This executable, for a shell: sudo has a PATH of its own.
+fn this_command() -> String {
+    let path = std::env::current_exe().ok();
+    let path = path.and_then(|path| path.into_os_string().into_string().ok());
+    match path {
+        Some(path) if path.chars().all(|c| c.is_alphanumeric() || "/._+-".contains(c)) => path,
+        Some(path) => format!("'{}'", path.replace('\'', r"'\''")),
+        None => "refpage".to_owned(),
+    }
 }
 
 /// In a container: what it is started with decides.
@@ -166,6 +199,8 @@ mod tests {
     fn machine() -> Machine {
         let service = Service { name: "memset".into(), reason: "why not".into() };
         Machine {
+            memfd_sealing: Ok(()),
+            overcommit: Some(0),
             address_space: Limit::None,
             data: Limit::None,
             container: None,
@@ -259,5 +294,34 @@ mod tests {
         let machine =
             Machine { address_space: Limit::Is(1 << 20), data: Limit::Is(1 << 20), ..machine() };
         assert_eq!(commands(&machine), ["ulimit -v unlimited", "ulimit -d unlimited"]);
+    }
+
+    #[test]
+    fn the_next_best_service_has_needs_of_its_own() {
+        let limited = |machine| Machine {
+            address_space: Limit::Is(8 << 30),
+            data: Limit::Is(8 << 30),
+            overcommit: Some(2),
+            memfd_sealing: Err(Errno::NOSYS),
+            ..machine
+        };
+        assert_eq!(advice(&limited(machine()), ServiceChoice::Auto), []);
+        let found = advice(&limited(refused(Errno::NOENT, Errno::PERM)), ServiceChoice::Auto);
+        let about_cow: Vec<_> =
+            found.iter().filter(|advice| advice.what.contains("service cow")).collect();
+        let commands: Vec<_> =
+            about_cow.iter().filter_map(|advice| advice.now.as_deref()).collect();
+        assert_eq!(about_cow.len(), 4);
+        let expected =
+            ["ulimit -v unlimited", "ulimit -d unlimited", "sudo sysctl vm.overcommit_memory=0"];
+        assert_eq!(commands, expected);
+    }
+
+    #[test]
+    fn the_command_for_sudo_names_this_executable_in_full() {
+        let commands = commands(&refused(Errno::ACCESS, Errno::PERM));
+        let command = commands.iter().find(|command| command.contains("setpriv")).unwrap();
+        let own = std::env::current_exe().unwrap();
+        assert!(command.contains(own.to_str().unwrap()), "{command}");
     }
 }

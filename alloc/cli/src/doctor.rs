@@ -90,7 +90,7 @@ fn as_text(machine: &Machine, advice: &[Advice]) -> String {
     page.row("guard pages (6.13)", yes_no(machine.guard_pages));
     page.row("PAGEMAP_SCAN (6.7)", yes_no(machine.pagemap_scan));
     page.row(
-        "sealed memory files",
+        "sealed memory files (5.1)",
         &answer(machine.memfd_sealing.map(|()| "yes".to_owned()), plain),
     );
     page.row("page-table reclaim (6.14)", yes_no(Some(machine.table_reclaim)));
@@ -216,15 +216,30 @@ impl Page {
 
     /// A shell command: a long one goes on in another line where the shell lets it.
     fn command(&mut self, command: &str) {
-        let _ = match command.split_once(" | ") {
-            Some((first, second)) => writeln!(self.text, "      {first} |\n        {second}"),
-            None if command.len() > WIDTH - 6 => {
-                let at = command[..WIDTH - 8].rfind(' ').unwrap_or(0);
-                let (first, second) = command.split_at(at);
-                writeln!(self.text, "      {first} \\\n       {second}")
+        if let Some((first, second)) = command.split_once(" | ") {
+            let _ = writeln!(self.text, "      {first} |\n        {second}");
+            return;
+        }
+        // Two columns are kept for the mark at a line's end. A quoted blank is none of the shell's.
+        let words =
+            if command.contains('\'') { vec![command] } else { command.split(' ').collect() };
+        let mut column = 0;
+        for word in words {
+            let length = word.chars().count();
+            if column == 0 {
+                self.text += "      ";
+                column = 6;
+            } else if column + 1 + length + 2 > WIDTH {
+                self.text += " \\\n       ";
+                column = 7;
+            } else {
+                self.text.push(' ');
+                column += 1;
             }
-            None => writeln!(self.text, "      {command}"),
-        };
+            self.text += word;
+            column += length;
+        }
+        self.text.push('\n');
     }
 }
 

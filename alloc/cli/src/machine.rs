@@ -96,7 +96,7 @@ pub struct Machine {
     pub guard_pages: Option<bool>,
     /// Whether the page map can be scanned.
     pub pagemap_scan: Option<bool>,
-    /// Whether memory files can be sealed.
+    /// Whether memory files can be sealed as the service `cow` needs it.
     pub memfd_sealing: Result<(), Errno>,
     /// Whether page tables without pages are given back; by the kernel's version.
     pub table_reclaim: bool,
@@ -188,7 +188,7 @@ impl Machine {
                 .into_iter()
                 .map(|way| (way, Uffd::open(way).map(|uffd| uffd.features())))
                 .collect(),
-            user_mode_only: probe::user_mode_only(),
+            user_mode_only: Uffd::open(Way::UserMode).map(|uffd| uffd.features()),
             service,
         }
     }

@@ -1,45 +1,17 @@
 //! What can only be known by trying: each probe makes the call on something of its own, and undoes it.
 
-use rustix::fd::AsRawFd as _;
+use refpage::sys::vm;
+use rustix::fd::AsFd;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags, UserfaultfdFlags};
 use std::ffi::c_void;
 use std::os::fd::{AsRawFd, RawFd};
 
-use refpage::sys::uffd::Features;
-
-/// `UFFD_USER_MODE_ONLY`.
-const USER_MODE_ONLY: u32 = 1;
-/// `UFFD_API`, and the features that are asked for: MOVE and write protection.
-const API: u64 = 0xaa;
-const WANTED: u64 = 1 << 16 | 1;
-/// `UFFDIO_API`, which takes three words: the version, the features and the ioctls.
-const UFFDIO_API: u32 = 0xc018_aa3f;
 /// `MADV_GUARD_INSTALL`, Linux 6.13.
 const GUARD_INSTALL: i32 = 102;
 /// `PAGEMAP_SCAN`, Linux 6.7, and its `PAGE_IS_PRESENT`.
 const PAGEMAP_SCAN: u32 = 0xc060_6610;
 const PRESENT: u64 = 1 << 3;
-
-/// A userfaultfd that sees no faults in system calls: no privilege, but the system call.
-pub fn user_mode_only() -> Result<Features, Errno> {
-    match handshake(WANTED) {
-        // An older kernel refuses the handshake as a whole, and a descriptor has only one.
-        Err(Errno::INVAL) => handshake(0),
-        other => other,
-    }
-}
-
-fn handshake(features: u64) -> Result<Features, Errno> {
-    let flags = UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::from_bits_retain(USER_MODE_ONLY);
-    // SAFETY: the descriptor registers no memory, and is closed again.
-    let uffd = unsafe { rustix::mm::userfaultfd(flags)? };
-    let mut words = [API, features, 0];
-    // SAFETY: UFFDIO_API reads and writes these three words.
-    unsafe { control(uffd.as_raw_fd(), UFFDIO_API, words.as_mut_ptr().cast())? };
-    Ok(Features(words[1]))
-}
 
 /// # Safety
 /// `argument` is what the request takes.
@@ -62,20 +34,15 @@ struct Scratch {
 
 impl Scratch {
     fn map(pages: usize) -> Result<Self, Errno> {
-        let len = pages * rustix::param::page_size();
-        let access = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing.
-        let start = unsafe {
-            rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, access, MapFlags::PRIVATE)?
-        };
-        Ok(Self { start: start.cast(), len })
+        let page = rustix::param::page_size();
+        Ok(Self { start: vm::reserve(pages * page, page)?, len: pages * page })
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // SAFETY: mapped by `map`, and nobody else knows it.
-        let _ = unsafe { rustix::mm::munmap(self.start.cast(), self.len) };
+        // SAFETY: the whole of a mapping that nobody else knows.
+        unsafe { vm::unmap(self.start, self.len) };
     }
 }
 
@@ -105,14 +72,16 @@ pub fn pagemap_scan() -> Option<bool> {
     Some(answer == Ok(1) && found[..2] == [start + page, start + 2 * page])
 }
 
-/// Whether a memory file can be sealed against every change.
+/// Whether a memory file can be sealed so that only a mapping from before can still change it: what
+/// the service `cow` needs.
 pub fn memfd_sealing() -> Result<(), Errno> {
-    let file = rustix::fs::memfd_create(
-        c"refpage-doctor",
-        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
-    )?;
-    rustix::fs::ftruncate(&file, rustix::param::page_size() as u64)?;
-    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = rustix::fs::memfd_create(c"refpage-doctor", flags)?;
+    let len = rustix::param::page_size();
+    rustix::fs::ftruncate(&file, len as u64)?;
+    // SAFETY: a fresh mapping at an address of the kernel's choice, of a file as long.
+    let _window = Scratch { start: unsafe { vm::map_shared(len, file.as_fd())? }, len };
+    let seals = SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL | SealFlags::FUTURE_WRITE;
     rustix::fs::fcntl_add_seals(&file, seals)?;
     match rustix::io::write(&file, b"x") {
         Err(Errno::PERM) => Ok(()),
@@ -137,6 +106,7 @@ pub fn memory_tagging() -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use refpage::sys::uffd::{Uffd, Way};
 
     #[test]
     fn probes_agree_with_the_kernels_version() {
@@ -147,9 +117,10 @@ mod tests {
         // Filters and configurations may take away, but nothing is there before its time.
         assert!(guard_pages() != Some(true) || version >= (6, 13), "{release}");
         assert!(pagemap_scan() != Some(true) || version >= (6, 7), "{release}");
-        if let Ok(features) = user_mode_only() {
-            assert!(!features.has_move() || version >= (6, 8), "{release}");
+        if let Ok(uffd) = Uffd::open(Way::UserMode) {
+            assert!(!uffd.features().has_move() || version >= (6, 8), "{release}");
         }
+        assert!(memfd_sealing().is_err() || version >= (5, 1), "{release}");
         assert_eq!(memory_tagging().is_some(), cfg!(target_arch = "aarch64"));
     }
 
