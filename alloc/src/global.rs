@@ -5,14 +5,14 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::heap;
 use crate::options::Options;
-use crate::start;
+use crate::start::{self, Defaults};
 
 /// refpage as a global allocator. There is one heap in a process, whatever the number of values.
 ///
 /// `REFPAGE_OPTIONS` in the environment overrides what the program asked for.
 #[derive(Debug)]
 pub struct RefPage {
-    options: Options,
+    defaults: Defaults,
     told: AtomicBool,
 }
 
@@ -24,13 +24,21 @@ impl RefPage {
 
     /// With options of the program's own.
     pub const fn with_options(options: Options) -> Self {
-        Self { options, told: AtomicBool::new(false) }
+        Self { defaults: Defaults::new(options), told: AtomicBool::new(false) }
+    }
+
+    /// With an environment variable of the program's own in the place of `REFPAGE_OPTIONS`: for a
+    /// program that is started with that one for the sake of another program.
+    #[must_use]
+    pub const fn environment(mut self, variable: &'static str) -> Self {
+        self.defaults.variable = variable;
+        self
     }
 
     /// The heap starts with the first allocation, and has to know the options before.
     #[cold]
     fn tell(&self) {
-        start::set_defaults(self.options);
+        start::set_defaults(self.defaults);
         self.told.store(true, Ordering::Release);
     }
 }

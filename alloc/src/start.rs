@@ -47,8 +47,22 @@ static STATE: AtomicU8 = AtomicU8::new(NONE);
 static START: Mutex<()> = Mutex::new(());
 static THREAD_KEY: AtomicU32 = AtomicU32::new(u32::MAX);
 
-/// What [`RefPage::with_options`](crate::RefPage::with_options) asked for, before the environment.
-static DEFAULTS: Mutex<Options> = Mutex::new(Options::new());
+/// What a [`RefPage`](crate::RefPage) asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Defaults {
+    /// What holds unless the environment says otherwise.
+    pub options: Options,
+    /// Where in the environment.
+    pub variable: &'static str,
+}
+
+impl Defaults {
+    pub const fn new(options: Options) -> Self {
+        Self { options, variable: "REFPAGE_OPTIONS" }
+    }
+}
+
+static DEFAULTS: Mutex<Defaults> = Mutex::new(Defaults::new(Options::new()));
 
 /// The heap, for those who hold a block of it.
 #[inline]
@@ -68,9 +82,9 @@ pub(crate) fn started() -> Option<&'static Heap> {
     try_heap().or_else(start)
 }
 
-/// Options for a heap that has not started: false if it has.
-pub(crate) fn set_defaults(options: Options) -> bool {
-    *DEFAULTS.lock() = options;
+/// For a heap that has not started: false if it has.
+pub(crate) fn set_defaults(defaults: Defaults) -> bool {
+    *DEFAULTS.lock() = defaults;
     STATE.load(Ordering::Acquire) == NONE
 }
 
@@ -82,8 +96,8 @@ fn start() -> Option<&'static Heap> {
         FAILED => return None,
         _ => {}
     }
-    let mut options = *DEFAULTS.lock();
-    read_environment(&mut options);
+    let Defaults { mut options, variable } = *DEFAULTS.lock();
+    read_environment(variable, &mut options);
     match make(&options) {
         Ok(heap) => {
             // SAFETY: START is held and STATE is NONE: nobody reads or writes the place.
@@ -297,14 +311,19 @@ unsafe fn release_locks(heap: &Heap) {
     }
 }
 
-/// Applies REFPAGE_OPTIONS, unless the process runs with more rights than its caller.
-fn read_environment(options: &mut Options) {
+/// Applies the variable, unless the process runs with more rights than its caller.
+fn read_environment(variable: &str, options: &mut Options) {
     // SAFETY: getauxval has no precondition.
     if unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
         return;
     }
-    let mut complain = |error: crate::options::OptionError<'_>| {
-        warn(format_args!("REFPAGE_OPTIONS: {error}; the default is used"));
+    let mut apply = |entry: &[u8]| {
+        let value = entry.strip_prefix(variable.as_bytes());
+        if let Some(value) = value.and_then(|rest| rest.strip_prefix(b"=")) {
+            options.apply(value, &mut |error| {
+                warn(format_args!("ignored in {variable}: {error}"));
+            });
+        }
     };
     unsafe extern "C" {
         static environ: *const *const libc::c_char;
@@ -312,7 +331,7 @@ fn read_environment(options: &mut Options) {
     // SAFETY: libc's variable; null until libc has started.
     let mut entry = unsafe { environ };
     if entry.is_null() {
-        read_kernel_environment(options, &mut complain);
+        read_kernel_environment(&mut apply);
         return;
     }
     loop {
@@ -322,23 +341,14 @@ fn read_environment(options: &mut Options) {
             return;
         }
         // SAFETY: entries before the null are strings.
-        if let Some(value) = value_of(unsafe { CStr::from_ptr(text) }.to_bytes()) {
-            options.apply(value, &mut complain);
-        }
+        apply(unsafe { CStr::from_ptr(text) }.to_bytes());
         // SAFETY: not past the null.
         entry = unsafe { entry.add(1) };
     }
 }
 
-fn value_of(entry: &[u8]) -> Option<&[u8]> {
-    entry.strip_prefix(b"REFPAGE_OPTIONS=")
-}
-
 /// Inside the dynamic linker, before libc has an environment: from the kernel's copy of it.
-fn read_kernel_environment(
-    options: &mut Options,
-    complain: &mut dyn FnMut(crate::options::OptionError<'_>),
-) {
+fn read_kernel_environment(apply: &mut dyn FnMut(&[u8])) {
     let opened =
         rustix::fs::open(c"/proc/self/environ", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
     let Ok(file) = opened else { return };
@@ -356,10 +366,7 @@ fn read_kernel_environment(
                 break;
             }
             used += entry.len();
-            let text = entry.strip_suffix(b"\0").unwrap_or(entry);
-            if let Some(value) = value_of(text) {
-                options.apply(value, complain);
-            }
+            apply(entry.strip_suffix(b"\0").unwrap_or(entry));
         }
         if read == 0 {
             return;

@@ -2,7 +2,7 @@
 //! from exec to exit.
 
 use crate::failure::Failure;
-use crate::flags::VARIABLE;
+use crate::flags::{OWN_VARIABLE, VARIABLE};
 use crate::measure::{Measurement, Touch, Use};
 use clap::ValueEnum;
 use refpage_alloc::options::ServiceChoice;
@@ -86,7 +86,7 @@ impl Job {
         if self.verify {
             command.arg("--verify");
         }
-        command.env(VARIABLE, options).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.env(OWN_VARIABLE, options).stdin(Stdio::null()).stdout(Stdio::piped());
         // Each of fifty processes would repeat that the service is a lesser one; the table says it once.
         command.stderr(Stdio::piped());
         Ok(command)

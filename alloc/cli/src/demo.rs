@@ -10,6 +10,7 @@
 
 use crate::child::Job;
 use crate::failure::{Failure, print};
+use crate::flags;
 use crate::machine::Service;
 use crate::measure::{SIZE, Touch, Use};
 use crate::report::{self, Cell, Start};
@@ -30,6 +31,7 @@ const MEMORY_SHARE: usize = 4;
 
 /// Runs the demonstration and prints its table.
 pub fn demonstrate() -> Result<(), Failure> {
+    flags::inherited()?;
     let begin = Instant::now();
     let plan = Plan::new();
     let progress = progress_bar(plan.verifications().count() + ROUNDS.end() * plan.round_length());

@@ -4,14 +4,12 @@
 use crate::advice::{Advice, advice};
 use crate::child::Job;
 use crate::failure::{Failure, print};
-use crate::flags::VARIABLE;
+use crate::flags;
 use crate::machine::{DEVICE, Limit, Machine, Service};
 use refpage::sys::uffd::{Features, Way};
-use refpage_alloc::options::{Options, ServiceChoice};
 use rustix::io::Errno;
 use serde_json::{Value, json};
 use std::fmt::Write;
-use std::os::unix::ffi::OsStrExt;
 
 /// Columns of the text, commands excepted: those are to be copied as they are.
 const WIDTH: usize = 96;
@@ -28,27 +26,19 @@ pub struct Arguments {
 
 /// Examines the machine and prints what was found.
 pub fn examine(arguments: &Arguments) -> Result<(), Failure> {
+    let requested = flags::inherited()?.service;
     // In a process of its own: a service is taken at a process's start.
-    let service = match Job::empty(requested()).run() {
+    let service = match Job::empty(requested).run() {
         Ok(outcome) => outcome.measurement.service,
         // Under a limit that leaves not even that much room.
         Err(Failure { line, .. }) => Service { name: "unknown".into(), reason: line },
     };
     let machine = Machine::examine(service);
-    let advice = advice(&machine, requested());
+    let advice = advice(&machine, requested);
     if arguments.json {
         return print(&format!("{:#}\n", as_json(&machine, &advice)));
     }
     print(&as_text(&machine, &advice))
-}
-
-/// The service that the environment asks for.
-fn requested() -> ServiceChoice {
-    let mut options = Options::new();
-    if let Some(text) = std::env::var_os(VARIABLE) {
-        options.apply(text.as_bytes(), &mut |_| {});
-    }
-    options.service
 }
 
 /// What an answer means to who wants a userfaultfd in this way.

@@ -9,6 +9,9 @@ use crate::failure::Failure;
 
 /// The environment variable that the allocator reads.
 pub const VARIABLE: &str = "REFPAGE_OPTIONS";
+/// The one that this program's own heap reads. What stands in the other is meant for the program
+/// that `run` becomes, and for the measurements, which get it in this one.
+pub const OWN_VARIABLE: &str = "REFPAGE_MEASURE";
 
 /// `stats` is the one option whose value is usually left out, so it has two flags.
 const STATS: &str = "stats";
@@ -25,16 +28,12 @@ impl HeapFlags {
     /// override it. `None` if neither says anything.
     pub fn merged_with(&self, inherited: Option<&OsStr>) -> Result<Option<OsString>, Failure> {
         let mut text = inherited.unwrap_or_default().to_owned();
-        let mut options = Options::new();
-        let mut complaint = None;
-        options.apply(text.as_bytes(), &mut |error| {
-            complaint.get_or_insert(format!("{VARIABLE}: {error}"));
-        });
+        let mut options = parsed(&text)?;
         for (name, value) in &self.entries {
             // Not by the joined text: there a ':' in the value would start another entry.
-            if let Err(error) = options.set(name.as_bytes(), value.as_bytes()) {
-                complaint.get_or_insert(error.to_string());
-            }
+            options
+                .set(name.as_bytes(), value.as_bytes())
+                .map_err(|error| Failure::usage(error.to_string()))?;
             if !text.is_empty() {
                 text.push(":");
             }
@@ -42,11 +41,22 @@ impl HeapFlags {
             text.push("=");
             text.push(value);
         }
-        match complaint {
-            Some(line) => Err(Failure::usage(line)),
-            None => Ok((!text.is_empty()).then_some(text)),
-        }
+        Ok((!text.is_empty()).then_some(text))
     }
+}
+
+/// What `REFPAGE_OPTIONS` asks for, if all of it is right.
+pub fn inherited() -> Result<Options, Failure> {
+    parsed(&std::env::var_os(VARIABLE).unwrap_or_default())
+}
+
+fn parsed(text: &OsStr) -> Result<Options, Failure> {
+    let mut options = Options::new();
+    let mut complaint = None;
+    options.apply(text.as_bytes(), &mut |error| {
+        complaint.get_or_insert(format!("{VARIABLE}: {error}"));
+    });
+    complaint.map_or(Ok(options), |line| Err(Failure::usage(line)))
 }
 
 impl clap::Args for HeapFlags {

@@ -6,7 +6,7 @@
 //! - **doctor**: which services this machine allows, and how to get a better one.
 //!
 //! ```text
-//!   main ─▶ demo ─▶ child ─▶ [process] measure ─▶ the allocator under REFPAGE_OPTIONS
+//!   main ─▶ demo ─▶ child ─▶ [process] measure ─▶ the allocator under REFPAGE_MEASURE
 //!        ─▶ run ─▶ flags, program ─▶ exec
 //!        ─▶ doctor ─▶ advice ─▶ machine ─▶ probe
 //!        ─▶ help
@@ -32,18 +32,19 @@ use refpage_alloc::RefPage;
 use refpage_alloc::options::{Options, ServiceChoice};
 use std::process::ExitCode;
 
-/// The measurements' allocator, which they choose a service of by REFPAGE_OPTIONS. The commands
-/// themselves get by with `memset`: no fault handler beside what is measured, and no complaint about
-/// a lack of privilege from a process that is about to become another program.
+/// The measurements' allocator, which they choose a service of by an environment variable of their
+/// own. The commands themselves get by with `memset`: no fault handler beside what is measured, and
+/// no complaints and statistics from a process that is about to become another program.
 #[global_allocator]
-static ALLOCATOR: RefPage = RefPage::with_options(Options::new().service(ServiceChoice::Memset));
+static ALLOCATOR: RefPage = RefPage::with_options(Options::new().service(ServiceChoice::Memset))
+    .environment(flags::OWN_VARIABLE);
 
 /// A memory allocator in which every byte that malloc hands out holds a known pattern
 ///
 /// Without a command: the built-in demonstration, a table of what the services cost on this machine.
-#[derive(Parser)]
 ///
 /// `refpage help options` explains the options of the allocator.
+#[derive(Parser)]
 #[command(name = "refpage", version, disable_help_subcommand = true, after_help = EXIT_STATUS)]
 struct Arguments {
     #[command(subcommand)]

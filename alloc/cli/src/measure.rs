@@ -19,7 +19,7 @@
 //! service `off` nothing is checked.
 
 use crate::failure::{Failure, print};
-use crate::flags::VARIABLE;
+use crate::flags::OWN_VARIABLE;
 use crate::machine::Service;
 use clap::ValueEnum;
 use refpage_alloc::options::{Options, Pattern, ServiceChoice};
@@ -128,7 +128,7 @@ impl Measurement {
 /// Measures, checks and reports.
 pub fn measure(arguments: &Arguments) -> Result<(), Failure> {
     let mut options = Options::new();
-    if let Some(text) = std::env::var_os(VARIABLE) {
+    if let Some(text) = std::env::var_os(OWN_VARIABLE) {
         options.apply(text.as_bytes(), &mut |_| {});
     }
     let mut run = Run {

@@ -1,99 +1,14 @@
-//! The `refpage` binary as a user meets it: its exit codes, its one-line errors, and programs that
-//! run under it.
+//! The `refpage` binary as a user meets it: its texts, and programs that run under it.
 
-use std::ffi::OsStr;
+mod common;
+
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Output};
-use std::sync::LazyLock;
+use std::process::Command;
 
+use common::{BINARY, library, refpage, stderr, stdout};
 use refpage_alloc::options::TABLE;
 use serde_json::Value;
-
-const BINARY: &str = env!("CARGO_BIN_EXE_refpage");
-
-fn refpage(arguments: &[&str]) -> Output {
-    let mut command = Command::new(BINARY);
-    command.args(arguments).env_remove("REFPAGE_OPTIONS").env_remove("LD_PRELOAD");
-    command.output().unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-/// The command must fail with this code and one line that holds `part`.
-#[track_caller]
-fn fails(arguments: &[&str], code: i32, part: &str) {
-    let output = refpage(arguments);
-    let line = stderr(&output);
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {line}");
-    assert_eq!(line.lines().count(), 1, "{arguments:?}: {line}");
-    assert!(line.starts_with("refpage: ") && line.contains(part), "{arguments:?}: {line}");
-    assert_eq!(stdout(&output), "");
-}
-
-/// Has cargo build the library that `refpage run` preloads: testing this package alone does not.
-fn build_the_library() {
-    static BUILT: LazyLock<()> = LazyLock::new(|| {
-        let profile_dir = Path::new(BINARY).parent().expect("target/<profile>/refpage");
-        let profile = match profile_dir.file_name().and_then(OsStr::to_str) {
-            Some("debug") => "dev",
-            Some(name) => name,
-            None => panic!("{} names no profile", profile_dir.display()),
-        };
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "-p", "refpage-preload", "--profile", profile]);
-        build.args(["--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")]);
-        build.arg("--target-dir").arg(profile_dir.parent().expect("target"));
-        let built = build.status().expect("cargo runs");
-        assert!(built.success(), "{build:?}: {built}");
-    });
-    LazyLock::force(&BUILT);
-}
-
-#[test]
-fn a_wrong_command_line_gets_one_line_and_code_2() {
-    fails(&["--nonsense"], 2, "--nonsense");
-    fails(&["nonsense"], 2, "nonsense");
-    fails(&["run"], 2, "PROGRAM");
-    fails(&["run", "--nonsense", "--", "true"], 2, "--nonsense");
-    fails(&["run", "--nonsense", "true"], 2, "--nonsense");
-    fails(&["help", "nonsense"], 2, "nonsense");
-    fails(&["help", "run", "--markdown"], 2, "refpage help options");
-    fails(&["measure", "--touch", "some"], 2, "some");
-}
-
-#[test]
-fn a_bad_option_value_gets_one_line_and_code_2() {
-    fails(&["run", "--pattern", "300", "--", "true"], 2, "bad value \"300\" for pattern: a byte");
-    fails(&["run", "--service", "best", "--", "true"], 2, "bad value \"best\" for service");
-    fails(&["run", "--quarantine", "1G", "--", "true"], 2, "this version has no quarantine yet");
-    fails(&["run", "--guards", "on", "--", "true"], 2, "this version has no guards yet");
-    // It must not become two entries.
-    fails(&["run", "--pattern", "1:pool=0", "--", "true"], 2, "bad value \"1:pool=0\" for pattern");
-    fails(&["run", "--stats-json", "a:b", "--", "true"], 2, "for stats");
-    fails(&["run", "--stats", "--stats-json", "x", "--", "true"], 2, "cannot be used with");
-}
-
-#[test]
-fn a_bad_inherited_option_gets_code_2() {
-    let output = Command::new(BINARY)
-        .args(["run", "true"])
-        .env("REFPAGE_OPTIONS", "foo=1")
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    assert!(
-        stderr(&output).contains("REFPAGE_OPTIONS: unknown option \"foo\""),
-        "{}",
-        stderr(&output)
-    );
-}
 
 #[test]
 fn help_options_lists_every_option_with_its_default() {
@@ -137,6 +52,9 @@ fn help_names_every_command_but_the_hidden_one() {
         assert!(text.contains(&format!("  {command} ")), "{command}");
     }
     assert!(!text.contains("measure"));
+    for text in [text, stdout(&refpage(&["help", "run"]))] {
+        assert!(text.contains("\nExit status: 0; 1 if") && text.contains("126"), "{text}");
+    }
     assert_eq!(refpage(&["--version"]).status.code(), Some(0));
 }
 
@@ -262,16 +180,8 @@ fn doctor_says_when_the_environment_asks_for_less() {
 }
 
 #[test]
-fn a_program_that_cannot_be_run_gets_the_code_of_a_shell() {
-    build_the_library();
-    fails(&["run", "--", "/nonexistent/program"], 127, "not found");
-    fails(&["run", "--", "no-such-program-on-any-path"], 127, "not found");
-    fails(&["run", "--", "/etc/passwd"], 126, "cannot execute");
-}
-
-#[test]
 fn exit_status_and_signals_are_the_programs_own() {
-    build_the_library();
+    library();
     assert_eq!(refpage(&["run", "true"]).status.code(), Some(0));
     assert_eq!(refpage(&["run", "--", "sh", "-c", "exit 7"]).status.code(), Some(7));
     assert_eq!(refpage(&["run", "sh", "-c", "exit 7"]).status.code(), Some(7));
@@ -280,7 +190,7 @@ fn exit_status_and_signals_are_the_programs_own() {
 
 #[test]
 fn the_program_sees_the_flags_after_what_was_set_already() {
-    build_the_library();
+    library();
     let mut command = Command::new(BINARY);
     command.args(["run", "--pattern", "0x55", "--service", "memset", "--stats", "env"]);
     let output = command.env("REFPAGE_OPTIONS", "pool=1M").output().unwrap();
@@ -291,7 +201,7 @@ fn the_program_sees_the_flags_after_what_was_set_already() {
 
 #[test]
 fn statistics_go_to_the_file_that_was_named_from_here() {
-    build_the_library();
+    library();
     let name = format!("refpage-stats-{}.json", std::process::id());
     let directory = std::env::temp_dir();
     let mut command = Command::new(BINARY);
@@ -319,7 +229,7 @@ fn measurements_pass_their_own_checks() {
                     .args(["measure", "--touch", "half", "--use", usage, "--iterations", "3"])
                     .args(extra);
                 let output =
-                    command.env("REFPAGE_OPTIONS", format!("service={service}")).output().unwrap();
+                    command.env("REFPAGE_MEASURE", format!("service={service}")).output().unwrap();
                 let text = stdout(&output);
                 assert!(
                     output.status.success(),
