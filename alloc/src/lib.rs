@@ -23,6 +23,8 @@
 //!   spans are carved from, by talc.
 //! - **Magazine**: a thread's free blocks of one class; a **thread cache** is all its magazines.
 //! - **Page map**: address → run → span → class, outside the memory it describes.
+//! - **Unseen pages**: those that the kernel itself puts in place when the program touches them,
+//!   for calloc and with the service `cow`. It is asked for them when their run is freed.
 //!
 //! # Who calls whom
 //!
@@ -31,6 +33,7 @@
 //!                          │                             ├─▶ cache ─▶ books, arena, extents
 //!                          └────▶ large ─────────────────┘
 //!   refpage::Engine and page_map: under all of them;  options, start, stats, misuse: around them
+//!   predictor, unseen: what large knows of how runs are used, and of which pages they have
 //! ```
 //!
 //! The invariant that makes malloc's fast path a pop: **free memory holds its content or is

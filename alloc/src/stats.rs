@@ -67,8 +67,8 @@ stats! {
     region_bytes: h => h.engine.region().len();
     /// Bytes of the Region's address space in use.
     region_used_bytes: h => h.cache.used_slots() * crate::page_map::SLOT;
-    /// Bytes of the Region's pages that are known to be present. (The kernel's own zero pages for
-    /// calloc are learnt of when they are freed.)
+    /// Bytes of the Region's pages that are known to be present. (Those that the kernel itself puts
+    /// in place, for calloc and with `cow`, are learnt of when they are freed.)
     region_present_bytes: h => h.engine.region().present().total() << h.engine.region().page_shift();
     /// VMAs that the Region is made of, counted in /proc/self/maps; 0 if that cannot be read.
     region_vmas: h => count_vmas(h.engine.region());
@@ -90,7 +90,7 @@ stats! {
     pages_moved: h => h.engine.counters().moved.get();
     /// Huge pages among them, moved whole: how many times 2 MiB.
     huge_moved: h => h.engine.counters().huge_moved.get();
-    /// Pages copied in, because the pool had none or the kernel would not move them.
+    /// Pages copied in, because the pool had none or they could not be moved.
     pages_copied: h => h.engine.counters().copied.get();
     /// Pages of zeros put in place for calloc.
     pages_zeroed: h => h.engine.counters().zeroed.get();

@@ -203,7 +203,7 @@ pub struct Counters {
     pub moved: Count,
     /// Huge blocks moved in whole.
     pub huge_moved: Count,
-    /// Pages copied in because the pool had none, or the move was refused.
+    /// Pages copied in because the pool had none, or they could not be moved.
     pub copied: Count,
     /// Missing pages of zero content put in place.
     pub zeroed: Count,

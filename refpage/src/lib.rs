@@ -3,15 +3,23 @@
 //! # The nouns
 //!
 //! - **OS page**: what sysconf says, 4, 16 or 64 KiB. Here "page" alone means an OS page.
-//! - [`Region`]: the one big reservation, a VMA for each of its two parts. Never split further.
+//! - [`Region`]: the one big reservation, in two parts: what is missing from the **content part**
+//!   is the engine's business, from the **zero part** the kernel's. Each part is one VMA, never
+//!   split further; but with `cow`, the content part is one for each piece.
 //! - **Page run**: contiguous pages of the Region that belong together; who divides the Region
 //!   into runs implements [`Runs`] and keeps a [`RunWindow`] for each.
 //! - [`Content`]: what an untouched byte reads as; a [`Pattern`] is a byte or a word.
 //! - **Page pool** : pages that already hold their content, in VMAs of their own; **huge blocks**
 //!   are its 2 MiB pages, moved whole.
-//! - **Fault handler** : the thread that answers missing faults with a *window* of
-//!   pages from the pool.
-//! - [`Service`]: how content gets under the program's accesses in this process.
+//! - [`Service`]: how content gets under the program's accesses in this process: `lazy`, `cow`,
+//!   `eager`, `memset` or `off`.
+//! - **Channel**: the userfaultfd through which pages are put in place.
+//! - **Fault handler**, of `lazy`: the thread that answers missing faults on the channel with a
+//!   *window* of pages from the pool.
+//! - **Backing**, of `cow`: a sealed memory file full of content, which the content part shows while
+//!   it is missing; a **piece** is one mapping of it. The kernel copies from it on the first write.
+//! - **Mover**, of `cow` and `eager`: a channel for user mode only, which sees no faults, but through
+//!   which anonymous memory is filled by moves when it is allocated.
 //!
 //! # Who calls whom
 //!
@@ -19,8 +27,9 @@
 //!     allocator ── provide, prefill, refill, release ──▶ Engine ───────────▶ Region
 //!         ▲                                                │ place()           ▲
 //!         │ run_at, purge                                  ▼                   │ MOVE, COPY
-//!      Handler ◀── missing fault ── the program         Pool, Sources ─────────┘
-//!         └───────────── place() ─────────────────────────▲
+//!      Handler ◀── missing fault ── the program         Pool, Sources ─────────┤
+//!         └───────────── place() ─────────────────────────▲                    │ mmap
+//!     allocator ── back: addresses come into use ──────▶ Engine ──▶ Backing ───┘
 //! ```
 //!
 //! Everything below is `no_std` and allocates nothing: it runs inside malloc.

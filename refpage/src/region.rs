@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The two parts are registered in different ways and so are two VMAs, for good; with `cow` the
-//! content part is one for each of its [pieces](crate::backing). A missing page of
-//! the zero part is what calloc wants it to be without anyone's help: no handler, no wake-up.
+//! content part is one for each of its [pieces](crate::backing), and one behind them. A missing page
+//! of the zero part is what calloc wants it to be without anyone's help: no handler, no wake-up.
 
 use rustix::io::Result;
 use rustix::mm::Advice;
@@ -20,7 +20,8 @@ use crate::sys::vm;
 /// was made under a limit on address space, and each part could run out while the other has room.
 const DIVIDED_FROM: usize = 64 << 30;
 
-/// Reserved address space in OS pages: one VMA for each part, whatever happens.
+/// Reserved address space in OS pages, in a number of VMAs that does not depend on what the program
+/// does with it, but with `cow` on how much of it is in use.
 #[derive(Debug)]
 pub struct Region {
     base: usize,
@@ -56,9 +57,9 @@ impl Region {
         })
     }
 
-    /// Makes pages usable. Where [`vm::reserving_costs`] none is before, and the VMA is two: the
-    /// usable part, which must begin where the Region does and have no gaps, and the rest.
-    /// Elsewhere there is nothing to do.
+    /// Makes pages usable. Where [`vm::reserving_costs`] none is before, and the Region, which has
+    /// no zero part then, is two VMAs: what is usable, which must begin where the Region does and
+    /// have no gaps, and the rest. Elsewhere there is nothing to do.
     ///
     /// # Errors
     /// ENOMEM where a limit does not allow it.

@@ -30,8 +30,9 @@ extern "C" {
 /* The library's version, "major.minor.patch". The string is constant. */
 REFPAGE_API const char *refpage_version(void);
 
-/* How untouched memory gets its content in this process: "lazy", "memset", "off" (it gets none), or "none"
- * (there was no address space for a heap, and every malloc fails). The string is constant. */
+/* How untouched memory gets its content in this process: "lazy", "cow", "eager", "memset", "off" (it gets none),
+ * or "none" (there was no address space for a heap, and every malloc fails). Each of these strings is constant.
+ * Which of them it is can change in a child of fork, which may have to take a lesser service. */
 REFPAGE_API const char *refpage_service(void);
 
 /* The byte that untouched memory reads as: 0xaa unless REFPAGE_OPTIONS says otherwise; -1 when the service
@@ -62,8 +63,8 @@ struct refpage_stats {
     uint64_t region_bytes;
     /* Bytes of the Region's address space in use. */
     uint64_t region_used_bytes;
-    /* Bytes of the Region's pages that are known to be present. (The kernel's own zero pages for calloc
-     * are learnt of when they are freed.) */
+    /* Bytes of the Region's pages that are known to be present. (Those that the kernel itself puts
+     * in place, for calloc and with "cow", are learnt of when they are freed.) */
     uint64_t region_present_bytes;
     /* VMAs that the Region is made of, counted in /proc/self/maps; 0 if that cannot be read. */
     uint64_t region_vmas;
@@ -85,15 +86,16 @@ struct refpage_stats {
     uint64_t pages_moved;
     /* Huge pages among them, moved whole: how many times 2 MiB. */
     uint64_t huge_moved;
-    /* Pages copied in, because the pool had none. */
+    /* Pages copied in, because the pool had none or they could not be moved. */
     uint64_t pages_copied;
     /* Pages of zeros put in place for calloc. */
     uint64_t pages_zeroed;
-    /* Pages filled at allocation. */
+    /* Pages filled by hand at allocation (every service but "lazy" and "off"). */
     uint64_t pages_filled;
-    /* Mappings of files that untouched memory shows (service `cow`). */
+    /* Mappings of files that untouched memory shows (service "cow"). */
     uint64_t pieces;
-    /* Pages that came into use without one, because the process has too many mappings. */
+    /* Pages that came into use without a file under them, because there are as many mappings of it as there may
+     * be, or because one was refused (service "cow"). */
     uint64_t pages_unbacked;
     /* Present pages of freed runs whose content was restored. */
     uint64_t pages_refilled;

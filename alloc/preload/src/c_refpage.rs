@@ -13,7 +13,7 @@ pub extern "C" fn refpage_version() -> *const c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
 }
 
-/// The name of the service in use: a constant for the life of the process.
+/// The name of the service in use, each a constant: a child of fork may have to take a lesser one.
 #[unsafe(no_mangle)]
 pub extern "C" fn refpage_service() -> *const c_char {
     c_name(refpage_alloc::service_name()).as_ptr()
