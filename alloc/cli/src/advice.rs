@@ -1,6 +1,6 @@
 //! What keeps a better service away, and the commands that change it. Each of them was run, by the
-//! user that it is for, and seen to give the service `lazy`; those about the size of the Region,
-//! `cow`.
+//! user that it is for, and seen to give the service `lazy`, or `cow` where that is what it says; but
+//! the one about overcommitting was not, as it concerns every program of the machine.
 
 use crate::flags::VARIABLE;
 use crate::machine::{DEVICE, Machine};
