@@ -17,7 +17,7 @@ use crate::place::{Fresh, Supply};
 use crate::pool;
 use crate::sys::thread::{self, Stack};
 use crate::sys::uffd::{Channel, FaultBuffer};
-use crate::sys::{report, vm};
+use crate::sys::{errno, report, vm};
 
 /// Milliseconds until the handler looks again for something to give back, when there was nothing:
 /// it doubles up to a minute. An idle process is to sleep, and a freed run must not wait for ever.
@@ -108,7 +108,8 @@ impl Handler {
             Ok(true) => self.patience.woken(vm::thread_cpu_ns() - before),
             Ok(false) => {}
             Err(errno) => report::die_without_stderr(format_args!(
-                "cannot wait for faults: {errno}; memory could no longer be served"
+                "cannot wait for faults: {}; memory could no longer be served",
+                errno::name(errno)
             )),
         }
     }
@@ -135,7 +136,8 @@ impl Handler {
         let count = match unsafe { self.channel.read_faults(&mut faults) } {
             Ok(count) => count,
             Err(errno) => report::die_without_stderr(format_args!(
-                "cannot read faults: {errno}; memory could no longer be served"
+                "cannot read faults: {}; memory could no longer be served",
+                errno::name(errno)
             )),
         };
         let mut served = [Pages { first: 0, count: 0 }; FaultBuffer::CAPACITY];
