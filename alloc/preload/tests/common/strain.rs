@@ -1,5 +1,6 @@
 //! Programs under a constraint: the service that is left to them, what they are told about it, and what they are given.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::LazyLock;
@@ -32,7 +33,11 @@ pub fn rest(service: &str, lacks: &[&str]) -> &'static str {
     // What the kernel has for this process, whatever refpage makes of it.
     static HAS: LazyLock<[bool; 3]> = LazyLock::new(|| {
         let mover = Uffd::open(Way::UserMode);
-        [probe_channel().0.is_some(), true, mover.is_ok_and(|uffd| uffd.features().moves())]
+        let moves = mover.is_ok_and(|uffd| uffd.features().moves());
+        // `cow` also needs a Region of two parts, for which there is too little where reserving costs.
+        let strict = fs::read_to_string("/proc/sys/vm/overcommit_memory");
+        let strict = strict.is_ok_and(|value| value.trim() == "2");
+        [probe_channel().0.is_some(), has_memory_files() && !strict, moves]
     });
     let from = match service {
         "auto" => 0,
@@ -41,6 +46,14 @@ pub fn rest(service: &str, lacks: &[&str]) -> &'static str {
     let mut rungs = LADDER.into_iter().zip(*HAS).skip(from);
     let found = rungs.find(|&(rung, has)| has && !lacks.contains(&rung));
     found.map_or("memset", |(rung, _)| rung)
+}
+
+fn has_memory_files() -> bool {
+    // SAFETY: the name is a string; what is opened is closed by its only owner.
+    unsafe {
+        let file = libc::memfd_create(c"test".as_ptr(), libc::MFD_CLOEXEC);
+        file >= 0 && libc::close(file) == 0
+    }
 }
 
 pub fn run_under(
