@@ -146,16 +146,16 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
                 Err(error) => rows.push(Row::not_done(HOST, Some(user), format!("{error:#}"))),
             }
         }
-        let machine = (!kernels.is_empty()).then(|| {
+        let machine;
+        if !kernels.is_empty() {
             let initramfs = initramfs::make(&plan, &scratch.path)?;
-            anyhow::Ok(Machine { initramfs, smp: arguments.smp, memory: arguments.memory })
-        });
-        let machine = machine.transpose()?;
-        for (kernel, machine) in kernels.iter().zip(machine.iter().cycle()) {
-            for &user in &arguments.users {
-                let console = scratch.path.join(format!("console.{}.{user}", kernel.name));
-                let place = Place::Guest { kernel, machine, console };
-                rounds.push(Round { place, user, plan: &plan });
+            machine = Machine { initramfs, smp: arguments.smp, memory: arguments.memory };
+            for kernel in &kernels {
+                for &user in &arguments.users {
+                    let console = scratch.path.join(format!("console.{}.{user}", kernel.name));
+                    let place = Place::Guest { kernel, machine: &machine, console };
+                    rounds.push(Round { place, user, plan: &plan });
+                }
             }
         }
         let processors = std::thread::available_parallelism().map_or(1, |count| count.get());
@@ -173,15 +173,20 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         println!("kept: {}", scratch.path.display());
     }
     let no_guest = !wanted.is_empty() && kernels.is_empty();
+    Ok(exit_code(&rows, no_guest, named))
+}
+
+/// What came of it all, where `no_guest` was booted of those that were wanted, or the kernels were `named`.
+fn exit_code(rows: &[Row], no_guest: bool, named: bool) -> ExitCode {
     let incomplete = rows.iter().any(|row| matches!(row.outcome, Outcome::NotDone(_)));
     let failed = rows.iter().any(|row| row.outcome == Outcome::Failed);
-    Ok(if failed || no_guest || (named && incomplete) {
+    if failed || no_guest || (named && incomplete) {
         ExitCode::FAILURE
     } else if incomplete {
         INCOMPLETE.into()
     } else {
         ExitCode::SUCCESS
-    })
+    }
 }
 
 /// Those of the kernels that can be had and booted, each of them once; the others become rows.

@@ -92,7 +92,7 @@ impl Runner<'_> {
         Verdict::Failed(text)
     }
 
-    /// Runs a program as the guest's user, and leaves nothing of it behind.
+    /// Runs a program as the tests' user, and leaves nothing of it behind.
     fn end_of(&self, command: &mut Command) -> Result<Ended> {
         let (mut stdout, mut stderr) = (self.unnamed_file("stdout")?, self.unnamed_file("stderr")?);
         command

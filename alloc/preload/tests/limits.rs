@@ -17,7 +17,7 @@ use engine::sys::uffd::Way;
 /// As many MiB are enough for the two parts that `cow` needs: half of it is the Region.
 const DIVIDED: u64 = 128 << 10;
 /// From this many MiB on a limit takes nothing from these programs.
-const ROOMY: u64 = 1024;
+const ROOMY: u64 = 256;
 
 under_each_service! {
     address_space_is_limited => address_space;
