@@ -1,8 +1,10 @@
 //! What goes a worse way is counted by its cause. A process of its own: fork shares all its memory.
 
+mod common;
+
 use std::slice;
 
-use refpage_alloc::{Cause, heap, service_name, stats};
+use refpage_alloc::{Cause, heap, stats};
 
 const SIZE: usize = 1 << 20;
 
@@ -13,13 +15,8 @@ fn count(cause: Cause) -> u64 {
 #[test]
 fn pages_shared_with_a_child_are_busy_and_are_copied() {
     let mut blocks: Vec<*mut u8> = (0..8).map(|_| heap::allocate(SIZE, 16, false)).collect();
-    if service_name() != "lazy" {
-        eprintln!("skipped: no pages are moved under {}", service_name());
-        return;
-    }
-    if !refpage::probe_channel().0.is_some_and(|(_, features)| features.has_move()) {
-        eprintln!("skipped: this kernel cannot move pages");
-        return;
+    if let Some(reason) = common::no_moves() {
+        return eprintln!("skipped: {reason}");
     }
     for (&block, byte) in blocks.iter().zip(1..) {
         assert!(!block.is_null());

@@ -1,10 +1,12 @@
 //! What an idle process keeps in its pool.
 
+mod common;
+
 use std::alloc::{GlobalAlloc, Layout};
 use std::time::{Duration, Instant};
 
 use refpage_alloc::options::Options;
-use refpage_alloc::{RefPage, heap, service_name};
+use refpage_alloc::{RefPage, heap};
 
 const LOW: usize = 2 << 20;
 
@@ -26,13 +28,8 @@ fn use_and_free(size: usize) {
 #[test]
 fn the_pool_of_an_idle_process_falls_to_its_low_watermark() {
     use_and_free(12 << 20);
-    if service_name() != "lazy" {
-        eprintln!("skipped: there is no pool under {}", service_name());
-        return;
-    }
-    if !refpage::probe_channel().0.is_some_and(|(_, features)| features.has_move()) {
-        eprintln!("skipped: this kernel cannot move pages");
-        return;
+    if let Some(reason) = common::no_moves() {
+        return eprintln!("skipped: {reason}");
     }
     // Pages that go to the pool one by one, so that it can fall to any number of them.
     for _ in 0..8 {

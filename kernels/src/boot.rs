@@ -1,19 +1,24 @@
-//! One guest, from outside: boots it, hears its events, and notices when none come any more.
+//! One round of the tests, from outside: boots a guest, hears its events, and notices when none come any more; or runs
+//! the tests on this machine.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use crate::event::{Event, Finished, Plan, Verdict};
 use crate::fetch::Kernel;
 use crate::progress::Progress;
 use crate::results::Row;
+use crate::runner::Runner;
 
+/// What this machine's kernel is called in the table.
+pub const HOST: &str = "host";
 /// Emulates the guests' machine.
 pub const QEMU: &str = "qemu-system-x86_64";
 /// All that can be emulated, but for what makes libc and the kernel fill and copy memory with one repeated
@@ -33,21 +38,31 @@ pub struct Machine {
     pub memory: u32,
 }
 
-/// A guest to be run.
-pub struct Guest<'a> {
-    pub kernel: &'a Kernel,
-    pub user: u32,
-    pub machine: &'a Machine,
-    pub plan: &'a Plan,
-    /// Where its kernel's messages go.
-    pub console: PathBuf,
+/// Where a round is run.
+pub enum Place<'a> {
+    /// On this machine, and its kernel.
+    Host,
+    /// In a guest.
+    Guest {
+        kernel: &'a Kernel,
+        machine: &'a Machine,
+        /// Where its kernel's messages go.
+        console: PathBuf,
+    },
 }
 
-impl Guest<'_> {
+/// All tests on one kernel, as one user.
+pub struct Round<'a> {
+    pub place: Place<'a>,
+    pub user: u32,
+    pub plan: &'a Plan,
+}
+
+impl Round<'_> {
     /// Runs it to its end.
     pub fn run(&self, progress: &Progress) -> Row {
         let start = Instant::now();
-        let mut row = Row::new(&self.kernel.name, self.user);
+        let mut row = Row::new(self.kernel(), self.user);
         let mut running = None;
         let ended = self.follow(|event| self.note(event, &mut row, &mut running, progress));
         row.seconds = start.elapsed().as_secs_f64();
@@ -56,13 +71,13 @@ impl Guest<'_> {
         if let Err(error) = ended {
             let when =
                 running.map_or("before the first test".to_owned(), |test| format!("in {test}"));
-            row.lost =
-                Some(format!("{when}: {error:#}; {missing} tests not run\n{}", self.last_words()));
+            row.lost = Some(format!("{when}: {error:#}; {missing} tests not run"));
         } else if missing > 0 {
             row.lost =
                 Some(format!("the guest says that it is done, but {missing} tests were not run"));
         }
-        row.conclude();
+        let guest = matches!(self.place, Place::Guest { .. });
+        row.conclude(guest.then_some(self.plan));
         progress.say(&row.line());
         row
     }
@@ -81,65 +96,106 @@ impl Guest<'_> {
                 row.add(Finished { test, verdict, seconds });
                 progress.over(1);
             }
+            Event::SuiteOver(suite) => {
+                progress.log(&format!("{}: {}", self.name(), row.suite_line(&suite)));
+            }
             Event::Done => {}
         }
     }
 
+    fn kernel(&self) -> &str {
+        match &self.place {
+            Place::Host => HOST,
+            Place::Guest { kernel, .. } => &kernel.name,
+        }
+    }
+
     fn name(&self) -> String {
-        format!("{}, user {}", self.kernel.name, self.user)
+        format!("{}, user {}", self.kernel(), self.user)
+    }
+
+    /// Passes on the events, until there is an end of them.
+    fn follow(&self, mut note: impl FnMut(Event)) -> Result<()> {
+        match &self.place {
+            Place::Host => {
+                let runner = Runner { plan: self.plan, user: self.user, alone: false };
+                runner.run(|event| {
+                    note(event);
+                    Ok(())
+                })
+            }
+            Place::Guest { kernel, machine, console } => {
+                let qemu = qemu(&kernel.image, machine, console, self.user);
+                let ended = self.boot(qemu, note);
+                ended.map_err(|error| anyhow!("{error:#}\n{}\n", last_words(console).trim_end()))
+            }
+        }
     }
 
     /// Boots the guest and passes on its events, until it is done or gives no sign of life any more.
-    fn follow(&self, mut note: impl FnMut(Event)) -> Result<()> {
-        let mut qemu = self.qemu().spawn().with_context(|| format!("cannot run {QEMU}"))?;
+    fn boot(&self, mut qemu: Command, mut note: impl FnMut(Event)) -> Result<()> {
+        let mut qemu = qemu.spawn().with_context(|| format!("cannot run {QEMU}"))?;
         let events = events(qemu.stdout.take().expect("it was piped"));
         let silence = Duration::from_secs(self.plan.limit) + PATIENCE;
         let result = loop {
             match events.recv_timeout(silence) {
                 Ok(Ok(Event::Done)) => break Ok(()),
                 Ok(Ok(event)) => note(event),
-                Ok(Err(line)) => break Err(anyhow::anyhow!("no event: {line:?}")),
+                Ok(Err(line)) => break Err(anyhow!("no event: {line:?}")),
                 Err(RecvTimeoutError::Timeout) => {
-                    break Err(anyhow::anyhow!("no sign of life for {} s", silence.as_secs()));
+                    break Err(anyhow!("no sign of life for {} s", silence.as_secs()));
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    break Err(anyhow::anyhow!("the guest ended by itself"));
+                    break Err(anyhow!("the guest ended by itself"));
                 }
             }
         };
         end(&mut qemu)?;
         result
     }
+}
 
-    fn qemu(&self) -> Command {
-        let mut qemu = Command::new(QEMU);
-        qemu.args(["-accel", "tcg", "-cpu", PROCESSOR, "-nodefaults", "-no-user-config"]);
-        qemu.args(["-display", "none", "-no-reboot"]);
-        qemu.arg("-smp").arg(self.machine.smp.to_string());
-        qemu.arg("-m").arg(self.machine.memory.to_string());
-        qemu.arg("-kernel").arg(&self.kernel.image);
-        qemu.arg("-initrd").arg(&self.machine.initramfs);
-        // The first port is the kernel's, the second the events'.
-        qemu.arg("-serial").arg(format!("file:{}", self.console.display()));
-        qemu.args(["-serial", "stdio"]);
-        qemu.arg("-append");
-        // With the default log level the console would cost time, as mitigations do on a processor that has no use for
-        // them; what a panic prints comes at any level.
-        qemu.arg(format!(
-            "console=ttyS0 loglevel=4 mitigations=off oops=panic panic=-1 -- guest {}",
-            self.user
-        ));
-        qemu.stdin(Stdio::null()).stdout(Stdio::piped());
-        qemu
+fn qemu(kernel: &Path, machine: &Machine, console: &Path, user: u32) -> Command {
+    let mut qemu = Command::new(QEMU);
+    qemu.args(["-accel", "tcg", "-cpu", PROCESSOR, "-nodefaults", "-no-user-config"]);
+    qemu.args(["-display", "none", "-no-reboot"]);
+    qemu.arg("-smp").arg(machine.smp.to_string());
+    qemu.arg("-m").arg(machine.memory.to_string());
+    qemu.arg("-kernel").arg(kernel);
+    qemu.arg("-initrd").arg(&machine.initramfs);
+    // The first port is the kernel's, the second the events'.
+    qemu.arg("-serial").arg(format!("file:{}", console.display()));
+    qemu.args(["-serial", "stdio"]);
+    qemu.arg("-append");
+    // With the default log level the console would cost time, as mitigations do on a processor that has no use for
+    // them; what a panic prints comes at any level.
+    qemu.arg(format!(
+        "console=ttyS0 loglevel=4 mitigations=off oops=panic panic=-1 -- guest {user}"
+    ));
+    qemu.stdin(Stdio::null()).stdout(Stdio::piped());
+    let parent = std::process::id();
+    // SAFETY: the closure makes two system calls on numbers. The signal comes when the thread ends that spawns qemu,
+    // which waits for it; who was killed before this asked for it is no parent any more.
+    unsafe {
+        qemu.pre_exec(move || {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            if libc::getppid() as u32 != parent {
+                return Err(std::io::Error::from_raw_os_error(libc::ESRCH));
+            }
+            Ok(())
+        });
     }
+    qemu
+}
 
-    /// The end of what the guest's kernel had to say.
-    fn last_words(&self) -> String {
-        let console = fs::read(&self.console).unwrap_or_default();
-        let console = String::from_utf8_lossy(&console);
-        let lines: Vec<_> = console.lines().collect();
-        lines[lines.len().saturating_sub(CONSOLE_LINES)..].join("\n")
-    }
+/// The end of what a guest's kernel had to say.
+fn last_words(console: &Path) -> String {
+    let console = fs::read(console).unwrap_or_default();
+    let console = String::from_utf8_lossy(&console);
+    let lines: Vec<_> = console.lines().collect();
+    lines[lines.len().saturating_sub(CONSOLE_LINES)..].join("\n")
 }
 
 /// The events as they come; a line that is none is passed on as it is.

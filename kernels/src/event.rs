@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub const PLAN: &str = "/plan.json";
 
 /// What a guest has to do. Every path is the same on the host.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Plan {
     /// The test binaries.
     pub suites: Vec<Suite>,
@@ -16,7 +16,7 @@ pub struct Plan {
     pub doctor: PathBuf,
     /// The C programs of the tests, and librefpage.so: what else is to be brought, and may be executed.
     pub programs: Vec<PathBuf>,
-    /// A directory that every user may write to: cargo's scratch directory for tests.
+    /// A directory that every user may write to.
     pub scratch: PathBuf,
     /// What the tests find in their environment.
     pub environment: Vec<(String, String)>,
@@ -33,6 +33,17 @@ pub struct Suite {
     pub binary: PathBuf,
     /// The names of tests.
     pub tests: Vec<String>,
+    /// What a guest sets up for it.
+    pub setting: Option<Setting>,
+}
+
+/// A setting of the whole machine, which only a guest has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Setting {
+    /// The kernel commits no more memory than it has, and little of that is left.
+    StrictCommitment,
+    /// Everybody may have a userfaultfd that sees all faults, by the system call.
+    UserfaultfdForAll,
 }
 
 impl Plan {
@@ -51,6 +62,8 @@ pub enum Event {
     Begun(String),
     /// A test is over.
     Over(Finished),
+    /// The tests of a suite are over.
+    SuiteOver(String),
     /// All tests are over.
     Done,
 }

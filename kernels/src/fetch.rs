@@ -36,8 +36,8 @@ pub struct Archive {
     directory: PathBuf,
     /// The packages with kernels, once they were asked for, or why there are none.
     packages: Option<Result<Vec<String>, String>>,
-    /// What apt complained about when it fetched the lists.
-    complaints: String,
+    /// What apt complained about when it fetched the lists: of what it could not fetch, an older one may have been used.
+    pub complaints: String,
 }
 
 impl Archive {

@@ -1,11 +1,12 @@
-//! `refpage-kernels`: the project's tests on other kernels, each booted in qemu, with a table of what came of it.
+//! `refpage-kernels`: the project's tests on several kernels and as several users, with a table of what came of it.
 //!
 //! ```text
 //!     cargo run --release -p refpage-kernels                    all kernels, both users
 //!     cargo run --release -p refpage-kernels -- --kernel 6.1 --user 65534 --test fork
 //! ```
 //!
-//! - **kernel**: one of Debian's for virtual machines, downloaded and taken apart, never installed.
+//! - **kernel**: one of Debian's for virtual machines, downloaded and taken apart, never installed; or this machine's,
+//!   on which the tests are run as they are in a guest, without one.
 //! - **guest**: a qemu machine that runs one kernel and, as one user, every test. Nothing is shared with the host:
 //!   its files are an initramfs in which all that is needed lies where it lies here.
 //! - **suite**: a test binary. Each of its tests runs in a process of its own, so that one that kills its process
@@ -15,7 +16,8 @@
 //! ```text
 //!     main ─▶ fetch      a kernel from the package archive
 //!       ├───▶ suites     the test binaries and what they need ─▶ initramfs
-//!       ├───▶ boot ─▶ [qemu: kernel ─▶ guest ─▶ test, test, …]   events come back
+//!       ├───▶ boot ─▶ [qemu: kernel ─▶ guest ─▶ runner ─▶ test, test, …]   events come back
+//!       │       └───▶ runner ─▶ test, test, …                              on this machine
 //!       └───▶ results    the table, and what failed
 //! ```
 //!
@@ -28,6 +30,8 @@ mod guest;
 mod initramfs;
 mod progress;
 mod results;
+mod runner;
+mod setting;
 mod suites;
 
 use std::path::{Path, PathBuf};
@@ -37,15 +41,29 @@ use std::sync::Mutex;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
-use crate::boot::{Guest, Machine};
+use crate::boot::{HOST, Machine, Place, Round};
+use crate::fetch::Kernel;
 use crate::results::{Outcome, Row};
+use crate::runner::Runner;
 
-/// The tests on other kernels, each booted in qemu
+/// The kernels to run if none is named.
+const KERNELS: [&str; 4] = [HOST, "6.1", "6.12", "newest"];
+/// The exit code when all that could be run passed, and something could not be.
+const INCOMPLETE: u8 = 3;
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  all passed
+  1  something failed, no guest could be booted, or a kernel that was named cannot be had
+  2  the arguments make no sense
+  3  all that could be run passed, the rest is `not done`";
+
+/// The tests on this machine's kernel, and on others booted in qemu
 #[derive(Parser)]
-#[command(name = "refpage-kernels", version, disable_help_subcommand = true)]
+#[command(name = "refpage-kernels", version, disable_help_subcommand = true, after_help = EXIT_CODES)]
 struct Arguments {
-    /// A kernel, by the beginning of its version, or the newest in the archive (repeatable)
-    #[arg(long = "kernel", value_name = "VERSION", default_values = ["6.1", "6.12", "newest"])]
+    /// A kernel, by the beginning of its version, the `newest` in the archive, or this machine's, the `host`
+    /// (repeatable) [default: host, 6.1, 6.12, newest]
+    #[arg(long = "kernel", value_name = "VERSION")]
     kernels: Vec<String>,
     /// A user to run the tests as, by number (repeatable)
     #[arg(long = "user", value_name = "UID", default_values = ["0", "65534"])]
@@ -56,13 +74,16 @@ struct Arguments {
     /// No tests whose name contains this (repeatable)
     #[arg(long = "skip", value_name = "PART")]
     skip: Vec<String>,
+    /// Leave out what takes long: tests of limits and of memory used, and all patterns but one
+    #[arg(long)]
+    quick: bool,
     /// Processors of each guest
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     smp: u32,
     /// Memory of each guest
     #[arg(long, value_name = "MIB", default_value_t = 2048)]
     memory: u32,
-    /// Guests at a time [default: the number of processors]
+    /// Rounds at a time: a kernel and a user each [default: the number of processors]
     #[arg(long, value_name = "COUNT")]
     jobs: Option<usize>,
     /// Seconds that one test may take in a guest
@@ -101,35 +122,49 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let directory = target_directory()?.join("kernels");
+    let target = target_directory()?;
+    let directory = target.join("kernels");
     let scratch = Scratch::new(&directory, arguments.keep)?;
     let mut rows = Vec::new();
-    let mut kernels = Vec::new();
-    let mut archive = fetch::Archive::new(&directory);
-    for wanted in &arguments.kernels {
-        match able_to_boot().and_then(|()| archive.kernel(wanted)) {
-            Ok(kernel) => kernels.push(kernel),
-            Err(error) => rows.push(Row::not_done(wanted, format!("{error:#}"))),
-        }
-    }
-    if !kernels.is_empty() {
-        let plan = suites::build(&target_directory()?, &scratch.path, arguments)?;
+    let defaults = || KERNELS.map(String::from).into();
+    let named = !arguments.kernels.is_empty();
+    let mut wanted = if named { arguments.kernels.clone() } else { defaults() };
+    let count = wanted.len();
+    wanted.retain(|kernel| kernel != HOST);
+    let on_host = wanted.len() < count;
+    let kernels = kernels(&wanted, &directory, &mut rows);
+
+    if on_host || !kernels.is_empty() {
+        let plan = suites::build(&target, &scratch.path, arguments)?;
         if plan.tests() == 0 {
             bail!("no test has such a name");
         }
-        let initramfs = initramfs::make(&plan, &scratch.path)?;
-        let machine = Machine { initramfs, smp: arguments.smp, memory: arguments.memory };
-        let mut guests = Vec::new();
-        for kernel in &kernels {
-            for &user in &arguments.users {
-                let console = scratch.path.join(format!("console.{}.{user}", kernel.name));
-                guests.push(Guest { kernel, user, machine: &machine, plan: &plan, console });
+        let mut rounds = Vec::new();
+        for &user in arguments.users.iter().filter(|_| on_host) {
+            match able_to_run(&Runner { plan: &plan, user, alone: false }) {
+                Ok(()) => rounds.push(Round { place: Place::Host, user, plan: &plan }),
+                Err(error) => rows.push(Row::not_done(HOST, Some(user), format!("{error:#}"))),
+            }
+        }
+        let machine;
+        if !kernels.is_empty() {
+            let initramfs = initramfs::make(&plan, &scratch.path)?;
+            machine = Machine { initramfs, smp: arguments.smp, memory: arguments.memory };
+            for kernel in &kernels {
+                for &user in &arguments.users {
+                    let console = scratch.path.join(format!("console.{}.{user}", kernel.name));
+                    let place = Place::Guest { kernel, machine: &machine, console };
+                    rounds.push(Round { place, user, plan: &plan });
+                }
             }
         }
         let processors = std::thread::available_parallelism().map_or(1, |count| count.get());
-        rows.extend(boot_all(&guests, arguments.jobs.unwrap_or(processors)));
+        rows.extend(run_all(&rounds, arguments.jobs.unwrap_or(processors)));
     }
     print!("{}", results::report(&rows));
+    if arguments.quick {
+        println!("left out, to be quick: {}, and all patterns but one", suites::SLOW.join(", "));
+    }
     if let Some(file) = &arguments.json {
         let json = serde_json::to_vec_pretty(&rows)?;
         std::fs::write(file, json).with_context(|| format!("cannot write {}", file.display()))?;
@@ -137,21 +172,53 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.keep {
         println!("kept: {}", scratch.path.display());
     }
-    let failed = rows.iter().any(|row| row.outcome == Outcome::Failed);
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    let no_guest = !wanted.is_empty() && kernels.is_empty();
+    Ok(exit_code(&rows, no_guest, named))
 }
 
-/// Runs the guests, `jobs` at a time; the rows come in the guests' order.
-fn boot_all(guests: &[Guest], jobs: usize) -> Vec<Row> {
-    let progress = progress::Progress::new(guests.iter().map(|guest| guest.plan.tests()).sum());
-    let rows: Vec<_> = guests.iter().map(|_| Mutex::new(None)).collect();
-    let next = Mutex::new(0..guests.len());
-    let take = || next.lock().expect("no worker panics while it takes a guest").next();
+/// What came of it all, where `no_guest` was booted of those that were wanted, or the kernels were `named`.
+fn exit_code(rows: &[Row], no_guest: bool, named: bool) -> ExitCode {
+    let incomplete = rows.iter().any(|row| matches!(row.outcome, Outcome::NotDone(_)));
+    let failed = rows.iter().any(|row| row.outcome == Outcome::Failed);
+    if failed || no_guest || (named && incomplete) {
+        ExitCode::FAILURE
+    } else if incomplete {
+        INCOMPLETE.into()
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+/// Those of the kernels that can be had and booted, each of them once; the others become rows.
+fn kernels(wanted: &[String], directory: &Path, rows: &mut Vec<Row>) -> Vec<Kernel> {
+    let mut kernels: Vec<Kernel> = Vec::new();
+    let mut archive = fetch::Archive::new(directory);
+    for wanted in wanted {
+        match able_to_boot().and_then(|()| archive.kernel(wanted)) {
+            Ok(kernel) if kernels.iter().any(|other| other.name == kernel.name) => {
+                println!("{wanted} is {}, which is run already", kernel.name);
+            }
+            Ok(kernel) => kernels.push(kernel),
+            Err(error) => rows.push(Row::not_done(wanted, None, format!("{error:#}"))),
+        }
+    }
+    if !archive.complaints.is_empty() {
+        println!("the kernels may not be the newest of their kind: {}", archive.complaints);
+    }
+    kernels
+}
+
+/// Runs the rounds, `jobs` at a time; the rows come in the rounds' order.
+fn run_all(rounds: &[Round], jobs: usize) -> Vec<Row> {
+    let progress = progress::Progress::new(rounds.iter().map(|round| round.plan.tests()).sum());
+    let rows: Vec<_> = rounds.iter().map(|_| Mutex::new(None)).collect();
+    let next = Mutex::new(0..rounds.len());
+    let take = || next.lock().expect("no worker panics while it takes a round").next();
     std::thread::scope(|scope| {
-        for _ in 0..jobs.clamp(1, guests.len()) {
+        for _ in 0..jobs.min(rounds.len()).max(1) {
             scope.spawn(|| {
                 while let Some(index) = take() {
-                    let row = guests[index].run(&progress);
+                    let row = rounds[index].run(&progress);
                     *rows[index].lock().expect("each row has one writer") = Some(row);
                 }
             });
@@ -159,8 +226,18 @@ fn boot_all(guests: &[Guest], jobs: usize) -> Vec<Row> {
     });
     progress.finish();
     rows.into_iter()
-        .map(|row| row.into_inner().ok().flatten().expect("every guest was taken"))
+        .map(|row| row.into_inner().ok().flatten().expect("every round was taken"))
         .collect()
+}
+
+/// The reason why this user's tests cannot be run on this machine, if there is one.
+fn able_to_run(runner: &Runner) -> Result<()> {
+    // SAFETY: `geteuid` has no precondition.
+    let own = unsafe { libc::geteuid() };
+    if own != 0 && own != runner.user {
+        bail!("not root, who alone can run tests as another user");
+    }
+    runner.found().map(drop)
 }
 
 /// The reason why no kernel can be booted here, if there is one.
@@ -195,10 +272,24 @@ struct Scratch {
 
 impl Scratch {
     fn new(directory: &Path, keep: bool) -> Result<Self> {
+        remove_leftovers(directory);
         let path = directory.join(format!("run.{}", std::process::id()));
         std::fs::create_dir_all(&path)
             .with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Self { path, keep })
+    }
+}
+
+/// What runs have left behind that were killed: `<what>.<process>`, of no process that there is.
+fn remove_leftovers(directory: &Path) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = ["run.", "unpacked."].iter().find_map(|what| name.strip_prefix(what));
+        let Some(process) = process.and_then(|number| number.parse::<u32>().ok()) else { continue };
+        if !Path::new("/proc").join(process.to_string()).exists() {
+            // A leftover in cargo's target directory does no harm.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 

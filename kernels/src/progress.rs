@@ -1,4 +1,5 @@
-//! What the user sees while guests run: a bar on a terminal, and a line for what must not wait for the end.
+//! What the user sees while guests run: a bar on a terminal and a line for each suite elsewhere, and a line for what
+//! must not wait for the end.
 
 use std::time::Duration;
 
@@ -21,6 +22,13 @@ impl Progress {
     /// A test begins.
     pub fn begun(&self, guest: &str, test: &str) {
         self.0.set_message(format!("{guest}: {test}"));
+    }
+
+    /// A line for those who see no bar.
+    pub fn log(&self, line: &str) {
+        if self.0.is_hidden() {
+            eprintln!("{line}");
+        }
     }
 
     /// So many tests are over, or will not happen.

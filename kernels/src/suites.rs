@@ -1,5 +1,6 @@
-//! The tests to run in a guest, and what they need: cargo builds them as it builds them for this machine.
+//! The tests to run, and what they need: cargo builds them as it builds them for this machine.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::{env, fs};
@@ -8,16 +9,26 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::Arguments;
-use crate::event::{Plan, Suite};
+use crate::event::{Plan, Setting, Suite};
 
 /// The packages whose integration tests are run.
 const PACKAGES: [&str; 3] = ["refpage", "refpage-alloc", "refpage-preload"];
-/// Real programs, which are not in the guest; and the check that the C programs compile, which is run here.
-const NOT_IN_GUESTS: [&str; 2] = ["programs", COMPILE];
+/// Real programs, which are in no guest; and the check that the C programs compile, which is run before.
+const LEFT_OUT: [&str; 2] = ["programs", COMPILE];
+/// What a quick run leaves out, by parts of names: tests that take an emulated processor minutes, and those that look
+/// at memory or at limits, which this machine's own kernel is as good for.
+pub const SLOW: [&str; 3] = ["limits::", "vma::", "among_allocating_threads"];
+/// The suites that need a guest to be set up for them.
+const SETTINGS: [(&str, Setting); 2] =
+    [("strict", Setting::StrictCommitment), ("second_rung", Setting::UserfaultfdForAll)];
 /// The test that compiles every C program.
 const COMPILE: &str = "compile";
 /// Tells the tests where their C programs lie: see alloc/preload/tests/common.
 const PROGRAMS: &str = "REFPAGE_TEST_PROGRAMS";
+/// Tells the tests where they may write: see there.
+const SCRATCH: &str = "REFPAGE_TEST_SCRATCH";
+/// Tells the tests to be content with one pattern: see there.
+const QUICK: &str = "REFPAGE_TEST_QUICK";
 /// Tells the tests how many seconds a program may take: see there.
 const PROGRAM_LIMIT: &str = "REFPAGE_TEST_LIMIT";
 
@@ -42,9 +53,13 @@ pub fn build(target: &Path, scratch: &Path, arguments: &Arguments) -> Result<Pla
     }
     programs.push(target.join("debug/librefpage.so"));
 
+    let writable = scratch.join("tmp");
+    fs::create_dir(&writable)?;
+    fs::set_permissions(&writable, fs::Permissions::from_mode(0o1777))?;
+
     let mut suites = Vec::new();
     for (name, binary) in binaries {
-        if NOT_IN_GUESTS.contains(&&*name) {
+        if LEFT_OUT.contains(&&*name) {
             continue;
         }
         let list = output(Command::new(&binary).args(["--list", "--format", "terse"]))?;
@@ -52,20 +67,28 @@ pub fn build(target: &Path, scratch: &Path, arguments: &Arguments) -> Result<Pla
         let chosen = |test: &str| {
             let test = format!("{name}::{test}");
             let named = |parts: &[String]| parts.iter().any(|part| test.contains(part));
-            (arguments.tests.is_empty() || named(&arguments.tests)) && !named(&arguments.skip)
+            let slow = || SLOW.iter().any(|part| test.contains(part));
+            (arguments.tests.is_empty() || named(&arguments.tests))
+                && !named(&arguments.skip)
+                && !(arguments.quick && slow())
         };
         let tests: Vec<_> = tests.filter(|test| chosen(test)).map(str::to_owned).collect();
-        suites.push(Suite { name, binary, tests });
+        if !tests.is_empty() {
+            let setting = SETTINGS.iter().find(|(suite, _)| *suite == name);
+            let setting = setting.map(|&(_, setting)| setting);
+            suites.push(Suite { name, binary, tests, setting });
+        }
     }
     let environment = vec![
         (PROGRAMS.into(), directory.to_str().context("a path that is text")?.into()),
-        // The guest's own limit is to be the later one: the tests' names the program that hangs.
+        (SCRATCH.into(), writable.to_str().context("a path that is text")?.into()),
+        // The runner's own limit is to be the later one: the tests' names the program that hangs.
         (PROGRAM_LIMIT.into(), (arguments.limit - arguments.limit / 10).to_string()),
+        (QUICK.into(), u8::from(arguments.quick).to_string()),
         ("PATH".into(), "/usr/bin:/bin".into()),
     ];
     let doctor = target.join("debug/refpage");
-    let scratch = target.join("tmp");
-    Ok(Plan { suites, doctor, programs, scratch, environment, limit: arguments.limit })
+    Ok(Plan { suites, doctor, programs, scratch: writable, environment, limit: arguments.limit })
 }
 
 fn cargo(target: &Path, command: &str) -> Command {

@@ -18,7 +18,7 @@ fn every_c_program_compiles() {
         // Without a compiler, they have said so.
         let program = match name {
             "library" | "constrain" => c_library(name),
-            "secure" => linked_c_program(name, &c_dir()),
+            "secure" => linked_c_program(name),
             _ => c_program(name),
         };
         assert!(program.as_deref().is_none_or(Path::exists), "{name}");

@@ -4,7 +4,7 @@ mod common;
 
 use std::process::Command;
 
-use common::{PATTERNS, ScratchDir, c_program, is_served, run, serve, skipped};
+use common::{ScratchDir, c_program, is_served, patterns, run, serve, skipped};
 
 /// As `check_content`, in a scratch directory, and with an eye on what the program could not do here.
 fn check(behaviour: &str, service: &str) {
@@ -15,7 +15,7 @@ fn check(behaviour: &str, service: &str) {
         return;
     }
     let dir = ScratchDir::new("kernel");
-    for pattern in PATTERNS {
+    for pattern in patterns() {
         let mut command = Command::new(&program);
         let outcome = run(serve(command.arg(behaviour).current_dir(&dir.0), service, pattern));
         outcome.expect_success();

@@ -3,25 +3,21 @@
 
 mod common;
 
-use std::path::Path;
+use std::fs;
 use std::process::Command;
-use std::sync::RwLock;
 
-use common::confine::{self, MemoryGroup, Nobody, Refusal, Strict};
-use common::{DEFAULT, Outcome, PATTERNS, c_library, c_program, library, run, serve, skipped};
+use common::confine::{self, MemoryGroup, Nobody, Refusal};
+use common::strain::{
+    Confine, Lived, MIB, commits_little, content, expect_told, rest, run_under, strained, thrives,
+};
+use common::{DEFAULT, c_library, c_program, library, run, serve, skipped};
+use engine::probe_channel;
+use engine::sys::uffd::Way;
 
-const MIB: u64 = 1 << 20;
-
-/// Each behaviour under every service, and under none in particular.
-macro_rules! under_each_service {
-    ($($behaviour:ident => $check:expr;)*) => {
-        for_each_service! { $($behaviour => $check;)* }
-        mod auto {
-            use super::*;
-            $(#[test] fn $behaviour() { ($check)("auto") })*
-        }
-    };
-}
+/// As many MiB are enough for the two parts that `cow` needs: half of it is the Region.
+const DIVIDED: u64 = 128 << 10;
+/// From this many MiB on a limit takes nothing from these programs.
+const ROOMY: u64 = 256;
 
 under_each_service! {
     address_space_is_limited => address_space;
@@ -29,13 +25,13 @@ under_each_service! {
     data_is_limited => data;
     addresses_have_39_bits => |service| constrained(service, &["address-bits:39", "address-bits:38"]);
     addresses_are_few => |service| constrained(service, &["address-bits:32", "address-bits:30"]);
-    mappings_are_few => |service| constrained(service, &["maps:0", "maps:1", "maps:3", "maps:8", "maps:20", "maps:100"]);
+    mappings_are_few => maps;
     descriptors_are_few => |service| constrained(service, &["files:0", "files:1", "files:3", "files:4"]);
     the_stack_is_small => |service| {
-        content(service, &|command| confine::limit(command, libc::RLIMIT_STACK, 128 << 10));
+        content(service, &[], &|command| confine::limit(command, libc::RLIMIT_STACK, 128 << 10));
     };
     nothing_may_be_locked => |service| {
-        content(service, &|command| confine::limit(command, libc::RLIMIT_MEMLOCK, 0));
+        content(service, &[], &|command| confine::limit(command, libc::RLIMIT_MEMLOCK, 0));
     };
     everything_is_locked => locked;
     no_thread_can_be_made => no_thread;
@@ -43,84 +39,27 @@ under_each_service! {
     other_calls_are_filtered => other_filters;
     there_is_no_proc => no_proc;
     a_control_group_limits_memory => control_group;
-    commitment_is_strict => strict;
-}
-
-/// The setting that [`Strict`] changes is the whole machine's: nobody else may run then.
-static MACHINE: RwLock<()> = RwLock::new(());
-
-type Confine<'a> = &'a dyn Fn(&mut Command);
-
-fn run_under(
-    program: &Path,
-    arguments: &[&str],
-    service: &str,
-    pattern: &str,
-    confine: Confine<'_>,
-) -> Outcome {
-    let mut command = Command::new(program);
-    serve(command.args(arguments), service, pattern);
-    confine(&mut command);
-    run(&mut command)
-}
-
-/// One line, if the process runs on less than it asked for, and none otherwise.
-#[track_caller]
-fn expect_told(service: &str, taken: &str, outcome: &Outcome) {
-    let least = !["lazy", "cow", "eager"].contains(&taken);
-    let less = if service == "auto" { least } else { taken != service };
-    let lines = outcome.refpage_lines();
-    assert_eq!(lines.len(), usize::from(less), "{taken}, {}: {}", outcome.what, outcome.stderr);
-}
-
-/// Runs a behaviour of `strained` with each pattern: what it wrote last, which names the service at the end.
-#[track_caller]
-fn strained(behaviour: &str, service: &str, confine: Confine<'_>) -> Option<String> {
-    let program = c_program("strained")?;
-    let mut last = String::new();
-    for pattern in PATTERNS {
-        let outcome = run_under(&program, &[behaviour], service, pattern, confine);
-        let text = outcome.expect_success().stdout_text();
-        last = text.lines().last().unwrap_or_default().to_owned();
-        let taken = last.rsplit(' ').next().unwrap_or_default();
-        expect_told(service, taken, &outcome);
-    }
-    Some(last)
-}
-
-/// Where memory is not scarce: the content checks, none of which may be refused anything. The service taken.
-#[track_caller]
-fn content(service: &str, confine: Confine<'_>) -> Option<String> {
-    let _shared = MACHINE.read();
-    let (which, content) = (c_program("service")?, c_program("content")?);
-    let outcome = run_under(&which, &[], service, DEFAULT, confine);
-    let taken = outcome.expect_success().stdout_text().trim().to_owned();
-    expect_told(service, &taken, &outcome);
-    for pattern in PATTERNS {
-        for behaviour in ["fresh", "recycled", "resized"] {
-            let outcome = run_under(&content, &[behaviour], service, pattern, confine);
-            expect_told(service, &taken, outcome.expect_success());
-        }
-    }
-    strained("forks", service, confine);
-    Some(taken)
 }
 
 fn address_space(service: &str) {
-    let _shared = MACHINE.read();
     for mib in
         [4, 8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 4096, 65536, 1 << 20]
     {
         let confine: Confine<'_> = &|command| confine::limit(command, libc::RLIMIT_AS, mib * MIB);
-        let Some(last) = strained("lives", service, confine) else { return };
-        // Room for the heap twice over, and for libc: nothing may be refused.
-        assert!(mib < 64 || last.contains(" 0 refused"), "under {mib} MiB: {last}");
-        assert!(mib < 24 || !last.starts_with("0 given"), "under {mib} MiB: {last}");
+        let lacks: &[_] = if mib < DIVIDED { &["cow"] } else { &[] };
+        if mib >= ROOMY {
+            thrives("lives", service, lacks, confine);
+            continue;
+        }
+        for lived in strained("lives", service, confine) {
+            // Room for the heap twice over, and for libc: nothing may be refused.
+            assert!(mib < 64 || lived.refused == 0, "under {mib} MiB: {lived:?}");
+            assert!(mib < 24 || lived.given > 0, "under {mib} MiB: {lived:?}");
+        }
     }
 }
 
 fn exhaustion(service: &str) {
-    let _shared = MACHINE.read();
     for mib in [24, 64, 256] {
         strained("exhausts", service, &|command| {
             confine::limit(command, libc::RLIMIT_AS, mib * MIB)
@@ -130,40 +69,73 @@ fn exhaustion(service: &str) {
 
 /// A limit on private writable memory, which counts what is reserved unless it is not writable yet.
 fn data(service: &str) {
-    let _shared = MACHINE.read();
     for mib in [16, 32, 64, 128, 1024, 65536] {
         let confine: Confine<'_> = &|command| confine::limit(command, libc::RLIMIT_DATA, mib * MIB);
+        if mib >= ROOMY {
+            thrives("lives", service, &["cow"], confine);
+            thrives("forks", service, &["cow"], confine);
+            continue;
+        }
         strained("lives", service, confine);
         if mib >= 64 {
             strained("forks", service, confine);
         }
-        if mib <= 128 {
-            strained("exhausts", service, confine);
-        }
+        strained("exhausts", service, confine);
     }
     commits_little(service, &|command| confine::limit(command, libc::RLIMIT_DATA, 65536 * MIB));
 }
 
 /// Something is used up before the heap starts, and after it has.
 fn constrained(service: &str, constraints: &[&str]) {
-    let _shared = MACHINE.read();
     let Some(constrain) = c_library("constrain") else { return };
     let preloaded = format!("{}:{}", library().display(), constrain.display());
     for constraint in constraints {
-        for (behaviour, when) in [("lives", "TEST_CONSTRAINT"), ("later", "TEST_CONSTRAINT_LATER")]
-        {
-            let last = strained(behaviour, service, &|command| {
-                command.env("LD_PRELOAD", &preloaded).env(when, constraint);
-            });
-            let Some(last) = last else { return };
-            let few_maps = constraint.starts_with("maps:");
-            assert!(few_maps || last.contains(" 0 refused"), "{constraint}, {behaviour}: {last}");
+        let confine = |when| {
+            let preloaded = &preloaded;
+            move |command: &mut Command| {
+                command.env("LD_PRELOAD", preloaded).env(when, constraint);
+            }
+        };
+        // The heap itself begins with more mappings than these: every malloc fails, and says so.
+        let no_heap = ["maps:0", "maps:1", "maps:3"].contains(constraint);
+        for lived in strained("lives", service, &confine("TEST_CONSTRAINT")) {
+            if let Some(lacks) = lacks_under(constraint) {
+                assert_eq!(lived.service, rest(service, lacks), "{constraint}");
+            }
+            assert!(no_heap || lived.refused == 0 && lived.given > 0, "{constraint}: {lived:?}");
+        }
+        // What the heap has, it keeps.
+        for lived in strained("later", service, &confine("TEST_CONSTRAINT_LATER")) {
+            assert_eq!(lived.service, rest(service, &[]), "{constraint}, later");
+            assert!(lived.refused == 0 && lived.given > 0, "{constraint}, later: {lived:?}");
         }
     }
 }
 
+/// The services that a heap cannot have that starts under the constraint; none where it depends on how many
+/// mappings or descriptors each needs.
+fn lacks_under(constraint: &str) -> Option<&'static [&'static str]> {
+    match constraint {
+        "address-bits:39" | "address-bits:38" | "maps:20" | "maps:100" => Some(&[]),
+        "address-bits:32" | "address-bits:30" => Some(&["cow"]),
+        "files:0" | "files:1" | "files:3" => Some(&["lazy", "cow", "eager"]),
+        _ => None,
+    }
+}
+
+/// Each run maps until the kernel refuses more.
+fn maps(service: &str) {
+    const MOST: u64 = 1 << 18;
+    let count = fs::read_to_string("/proc/sys/vm/max_map_count");
+    let count = count.ok().and_then(|count| count.trim().parse().ok()).unwrap_or(u64::MAX);
+    if count > MOST {
+        return skipped(format_args!("vm.max_map_count is {count}: to use it up takes too long"));
+    }
+    constrained(service, &["maps:0", "maps:1", "maps:3", "maps:8", "maps:20", "maps:100"]);
+}
+
 fn locked(service: &str) {
-    let _shared = MACHINE.read();
+    let (nobody, program) = (Nobody::new(), c_program("strained"));
     for bytes in [None, Some(0), Some(64 << 10), Some(256 * MIB)] {
         let limited = |command: &mut Command| {
             if let Some(bytes) = bytes {
@@ -172,13 +144,14 @@ fn locked(service: &str) {
         };
         strained("locks-all", service, &limited);
         // Root may lock what it likes: the limit is for others.
-        let (Some(nobody), Some(program)) = (Nobody::new(), c_program("strained")) else { return };
-        let mut command = nobody.command(&program, service, DEFAULT);
+        let (Some(nobody), Some(program)) = (&nobody, &program) else { continue };
+        let mut command = nobody.command(program, service, DEFAULT);
         limited(command.arg("locks-all"));
         let outcome = run(&mut command);
-        let text = outcome.expect_success().stdout_text();
-        let taken = text.trim().rsplit(' ').next().unwrap_or_default();
-        expect_told(service, taken, &outcome);
+        let taken = Lived::of(&outcome).service;
+        assert_eq!(taken, rest(service, Nobody::lacks()), "{bytes:?}");
+        expect_told(service, &taken, &outcome);
+        let text = outcome.stdout_text();
         assert!(bytes != Some(0) || text.contains("mlockall: Operation not permitted"), "{text}");
     }
 }
@@ -187,18 +160,15 @@ fn locked(service: &str) {
 fn no_thread(service: &str) {
     let flags = libc::CLONE_VM | libc::CLONE_SIGHAND | libc::CLONE_THREAD | libc::CLONE_SYSVSEM;
     let refusal = Refusal::of(libc::SYS_clone, libc::EAGAIN).with_argument(0, flags as u32);
-    let taken = content(service, &|command| confine::refuse(command, &[refusal]));
-    assert_ne!(taken.as_deref(), Some("lazy"), "without its handler");
+    content(service, &["lazy"], &|command| confine::refuse(command, &[refusal]));
 
-    let _shared = MACHINE.read();
     let (Some(nobody), Some(program)) = (Nobody::new(), c_program("strained")) else { return };
     let mut command = Command::new(nobody.bring(&program));
     serve(command.arg("lives"), service, DEFAULT).env("LD_PRELOAD", nobody.bring(&library()));
     // CAP_SYS_PTRACE opens a userfaultfd, and has no say in limits.
     confine::only_tracing(&mut command, Nobody::ID);
     let outcome = run(&mut command);
-    let text = outcome.expect_success().stdout_text();
-    if service != "memset" && !text.trim().ends_with(" lazy") {
+    if ["auto", "lazy"].contains(&service) && Lived::of(&outcome).service != "lazy" {
         skipped(format_args!(
             "CAP_SYS_PTRACE does not give the service lazy here: {}",
             outcome.stderr.trim()
@@ -206,10 +176,9 @@ fn no_thread(service: &str) {
     }
     confine::limit(&mut command, libc::RLIMIT_NPROC, 0);
     let outcome = run(&mut command);
-    let text = outcome.expect_success().stdout_text();
-    let taken = text.trim().rsplit(' ').next().unwrap_or_default();
-    assert_ne!(taken, "lazy", "without its handler");
-    expect_told(service, taken, &outcome);
+    let taken = Lived::of(&outcome).service;
+    assert_eq!(taken, rest(service, &["lazy"]), "without its handler");
+    expect_told(service, &taken, &outcome);
 }
 
 /// As the filters of containers do it, and older ones. What opening the device gives is refused, too: a container
@@ -221,10 +190,12 @@ fn filtered(service: &str) {
             Refusal::of(libc::SYS_userfaultfd, errno),
             Refusal::of(libc::SYS_ioctl, errno).with_argument(1, USERFAULTFD_IOC_NEW),
         ];
-        let taken = content(service, &|command| confine::refuse(command, &refusals));
-        assert_ne!(taken.as_deref(), Some("lazy"), "without userfaultfd");
+        let both = &["lazy", "eager"];
+        content(service, both, &|command| confine::refuse(command, &refusals));
+        let device = probe_channel().0.is_some_and(|(way, _)| way == Way::Device);
+        let lacks: &[_] = if device { &["eager"] } else { both };
         let refusals = [Refusal::of(libc::SYS_userfaultfd, errno)];
-        content(service, &|command| confine::refuse(command, &refusals));
+        content(service, lacks, &|command| confine::refuse(command, &refusals));
     }
 }
 
@@ -242,24 +213,22 @@ fn other_filters(service: &str) {
         Refusal::of(libc::SYS_sched_getaffinity, libc::EPERM),
         Refusal::of(libc::SYS_prlimit64, libc::EPERM),
     ];
-    let shared = MACHINE.read();
     for refusal in refusals {
-        strained("lives", service, &|command| confine::refuse(command, &[refusal]));
+        let lacks: &[_] = if refusal.call == libc::SYS_memfd_create { &["cow"] } else { &[] };
+        thrives("lives", service, lacks, &|command| confine::refuse(command, &[refusal]));
     }
-    drop(shared);
-    content(service, &|command| confine::refuse(command, &refusals));
+    content(service, &["cow"], &|command| confine::refuse(command, &refusals));
 }
 
 fn no_proc(service: &str) {
     if confine::is_root("unmount /proc in a name space of its own") {
-        content(service, &confine::without_proc);
+        content(service, &[], &confine::without_proc);
     }
 }
 
 /// What is touched counts, not what is reserved: and who touches too much is killed, as under any malloc.
 fn control_group(service: &str) {
     const LIMIT: u64 = 96 * MIB;
-    let _shared = MACHINE.read();
     let Some(program) = c_program("strained") else { return };
     if !confine::is_root("make a control group") {
         return;
@@ -270,7 +239,7 @@ fn control_group(service: &str) {
             group.confine(command.env("TEST_BYTES", (10 * LIMIT).to_string()));
         })
     };
-    run_with("lives").expect_success();
+    assert_eq!(Lived::of(&run_with("lives")).service, rest(service, &[]));
     run_with("dense").expect_signal(libc::SIGKILL);
     let outcome = run_with("sparse");
     // These touch it all.
@@ -278,26 +247,4 @@ fn control_group(service: &str) {
         ("memset" | "eager", _) | (_, false) => outcome.expect_signal(libc::SIGKILL),
         _ => outcome.expect_success(),
     };
-}
-
-/// What one process has not used is left for others: a program that holds 21 MiB at most takes the Region's first steps
-/// and the smallest pool, not the terabytes that are reserved.
-fn commits_little(service: &str, confine: Confine<'_>) {
-    let Some(program) = c_program("strained") else { return };
-    let outcome = run_under(&program, &["commits"], service, DEFAULT, confine);
-    let text = outcome.expect_success().stdout_text();
-    let mib: Vec<u64> = text.split(' ').filter_map(|word| word.parse().ok()).collect();
-    assert!(mib.len() == 2 && mib.iter().all(|&mib| mib < 256), "{text}");
-}
-
-fn strict(service: &str) {
-    let _alone = MACHINE.write();
-    let Some(_strict) = Strict::new() else { return };
-    let free = &|_: &mut Command| {};
-    for behaviour in ["lives", "forks"] {
-        let Some(last) = strained(behaviour, service, free) else { return };
-        assert!(last.contains(" 0 refused"), "{last}");
-    }
-    commits_little(service, free);
-    strained("exhausts", service, free);
 }

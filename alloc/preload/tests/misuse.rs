@@ -3,10 +3,9 @@
 
 mod common;
 
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use common::{DEFAULT, c_program, is_served, preload, run, serve, service_taken};
+use common::{DEFAULT, c_program, confine, is_served, preload, run, serve, service_taken};
 
 /// The option that asks for what is taken anyway: asked for, even a lesser service is no matter for a line on stderr.
 fn best_service() -> Option<String> {
@@ -82,15 +81,7 @@ fn under_a_limit(service: &str) {
     }
     let mut command = Command::new(&program);
     serve(command.arg("under-a-limit"), service, DEFAULT);
-    let limit = libc::rlimit { rlim_cur: 2 << 30, rlim_max: 2 << 30 };
-    // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are allowed:
-    // setrlimit is one system call on a copy of a struct, and the error needs no allocation.
-    unsafe {
-        command.pre_exec(move || match libc::setrlimit(libc::RLIMIT_AS, &limit) {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
-        });
-    }
+    confine::limit(&mut command, libc::RLIMIT_AS, 2 << 30);
     run(&mut command).expect_success();
 }
 

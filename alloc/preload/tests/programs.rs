@@ -2,25 +2,45 @@
 
 mod common;
 
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
-use common::{Outcome, ScratchDir, have, preload, run};
+use common::confine::Nobody;
+use common::{Outcome, ScratchDir, have, is_served, library, preload, run, skipped};
 
-/// The options each program runs with: the best service, another pattern, and the ones that need nothing.
-const OPTIONS: [&str; 4] = ["", "pattern=0xdeadbeef", "service=memset", "service=off"];
+/// The options each program runs with: the best service, another pattern, and each of the lesser ones.
+const OPTIONS: [&str; 6] =
+    ["", "pattern=0xdeadbeef", "service=cow", "service=eager", "service=memset", "service=off"];
+
+fn shell(script: &str, dir: &Path) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-euc", script]).current_dir(dir);
+    shell.env("HOME", "/nonexistent").env("LC_ALL", "C").env("TZ", "UTC");
+    shell.env_remove("LD_PRELOAD").env_remove("REFPAGE_OPTIONS");
+    shell
+}
 
 /// Runs a script in an empty directory of its own. Its output names no absolute path: no run has the
 /// directory of another.
 fn outcome(script: &str, options: Option<&str>) -> Outcome {
     let dir = ScratchDir::new("program");
-    let mut shell = Command::new("sh");
-    shell.args(["-euc", script]).current_dir(&dir.0);
-    shell.env("HOME", "/nonexistent").env("LC_ALL", "C").env("TZ", "UTC");
-    shell.env_remove("LD_PRELOAD").env_remove("REFPAGE_OPTIONS");
+    let mut shell = shell(script, &dir.0);
     if let Some(options) = options {
         preload(&mut shell, options);
     }
     run(&mut shell)
+}
+
+/// The same, for a user without privileges and with the best service that one gets.
+fn outcome_for_nobody(script: &str, with_refpage: bool) -> Option<Outcome> {
+    let nobody = Nobody::new()?;
+    let mut shell = shell(script, &nobody.own_dir());
+    shell.uid(Nobody::ID).gid(Nobody::ID);
+    if with_refpage {
+        shell.env("LD_PRELOAD", nobody.bring(&library()));
+    }
+    Some(run(&mut shell))
 }
 
 /// Runs a script that needs these programs without refpage and with it, and compares.
@@ -32,12 +52,33 @@ fn check(needs: &[&str], script: &str) {
     assert!(plain.status.success(), "it runs without refpage: {}", plain.stderr);
     assert!(!plain.stdout.is_empty(), "it prints what can be compared");
     for options in OPTIONS {
-        let ours = outcome(script, Some(options));
-        assert_eq!(ours.status, plain.status, "with options {options:?}: {}", ours.stderr);
-        let same = ours.stdout == plain.stdout;
-        assert!(same, "with options {options:?}: {}", difference(&plain.stdout, &ours.stdout));
-        assert_eq!(ours.refpage_lines(), [""; 0], "with options {options:?}");
+        let service = options.strip_prefix("service=").filter(|service| *service != "off");
+        if service.is_none_or(is_served) {
+            compare(&outcome(script, Some(options)), &plain, &format!("with options {options:?}"));
+        }
     }
+}
+
+/// The same for a user without privileges.
+fn check_for_nobody(needs: &[&str], script: &str) {
+    if !needs.iter().all(|program| have(program)) {
+        return;
+    }
+    let Some(plain) = outcome_for_nobody(script, false) else { return };
+    if !plain.status.success() {
+        // A program below a home that nobody may enter.
+        return skipped(format_args!("nobody cannot run {needs:?} here: {}", plain.stderr.trim()));
+    }
+    assert!(!plain.stdout.is_empty(), "it prints what can be compared");
+    let ours = outcome_for_nobody(script, true).expect("there was one before");
+    compare(&ours, &plain, "for nobody");
+}
+
+fn compare(ours: &Outcome, plain: &Outcome, how: &str) {
+    assert_eq!(ours.status, plain.status, "{how}: {}", ours.stderr);
+    let same = ours.stdout == plain.stdout;
+    assert!(same, "{how}: {}", difference(&plain.stdout, &ours.stdout));
+    assert_eq!(ours.refpage_lines(), [""; 0], "{how}");
 }
 
 /// The first line that differs.
@@ -45,6 +86,31 @@ fn difference(plain: &[u8], ours: &[u8]) -> String {
     let (plain, ours) = (String::from_utf8_lossy(plain), String::from_utf8_lossy(ours));
     let pair = plain.lines().zip(ours.lines()).find(|(plain, ours)| plain != ours);
     format!("{pair:?}, of {} and {} bytes", plain.len(), ours.len())
+}
+
+/// Without privilege, the service is another one.
+mod nobody {
+    use super::*;
+
+    #[test]
+    fn python_works_as_ever() {
+        check_for_nobody(&["python3"], include_str!("programs/python.sh"));
+    }
+
+    #[test]
+    fn git_makes_the_same_objects() {
+        check_for_nobody(&["git", "seq"], include_str!("programs/git.sh"));
+    }
+
+    #[test]
+    fn gcc_makes_the_same_object_file() {
+        check_for_nobody(&["gcc", "awk"], include_str!("programs/gcc.sh"));
+    }
+
+    #[test]
+    fn sqlite_answers_as_ever() {
+        check_for_nobody(&["sqlite3"], include_str!("programs/sqlite.sh"));
+    }
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn scattered_pages_of_a_gigabyte_cost_what_they_cost_in_glibc() {
     };
     let plain = peak_kib(&run(Command::new(&program).arg("scattered-unchecked")));
     for service in ["lazy", "cow"].into_iter().filter(|service| is_served(service)) {
-        for pattern in common::PATTERNS {
+        for pattern in common::patterns() {
             let mut command = Command::new(&program);
             let ours = peak_kib(&run(serve(command.arg("scattered"), service, pattern)));
             assert!(ours <= plain + 25 * 1024, "{service}: peak {ours} KiB, on glibc {plain} KiB");

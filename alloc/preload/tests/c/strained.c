@@ -88,13 +88,14 @@ static void forks(void) {
     say_what_was_given();
 }
 
-/* Takes all there is (or 256 MiB) in blocks of `size`, gives it back, and takes it again. */
+/* Takes all there is (or TEST_BYTES, or 256 MiB) in blocks of `size`, gives it back, and takes it again. */
 static void exhaust_by(size_t size) {
-    size_t taken[2];
+    const char *bytes = getenv("TEST_BYTES");
+    size_t taken[2], most = bytes ? strtoull(bytes, NULL, 10) : 256 * MIB;
     for (int round = 0; round < 2; round++) {
         void *list = NULL;
         taken[round] = 0;
-        while (taken[round] < 256 * MIB) {
+        while (taken[round] < most) {
             unsigned char *block = ask(size);
             if (!block)
                 break;

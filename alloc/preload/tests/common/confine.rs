@@ -163,11 +163,28 @@ impl Nobody {
         Some(Self { dir })
     }
 
+    /// The services that are for others.
+    pub fn lacks() -> &'static [&'static str] {
+        let setting = fs::read_to_string("/proc/sys/vm/unprivileged_userfaultfd");
+        let device = fs::metadata("/dev/userfaultfd").map(|about| about.permissions().mode());
+        let all_may = setting.is_ok_and(|value| value.trim() == "1")
+            || device.is_ok_and(|mode| mode & 0o006 == 0o006);
+        if all_may { &[] } else { &["lazy"] }
+    }
+
     pub fn bring(&self, file: &Path) -> PathBuf {
         let copy = self.dir.0.join(file.file_name().expect("a file has a name"));
         fs::copy(file, &copy).expect("a copy");
         readable(&copy);
         copy
+    }
+
+    /// A directory that it owns.
+    pub fn own_dir(&self) -> PathBuf {
+        let dir = self.dir.0.join("own");
+        fs::create_dir(&dir).expect("a directory in a directory");
+        std::os::unix::fs::chown(&dir, Some(Self::ID), Some(Self::ID)).expect("root may");
+        dir
     }
 
     pub fn command(&self, program: &Path, service: &str, pattern: &str) -> Command {
@@ -240,39 +257,5 @@ impl Drop for MemoryGroup {
             }
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
-    }
-}
-
-/// Commit limits are strict while this lives.
-#[derive(Debug)]
-pub struct Strict {
-    before: String,
-}
-
-impl Strict {
-    const SETTING: &str = "/proc/sys/vm/overcommit_memory";
-
-    /// None, and said so, where they are not: it is a setting of the whole machine, so only a throw-away guest,
-    /// which says so by REFPAGE_TEST_GUEST=1, has it changed.
-    pub fn new() -> Option<Self> {
-        let before = fs::read_to_string(Self::SETTING).unwrap_or_default();
-        if before.trim() == "2" {
-            return Some(Self { before });
-        }
-        if std::env::var_os("REFPAGE_TEST_GUEST").is_none_or(|value| value != "1") {
-            skipped(
-                "vm.overcommit_memory is not 2, and this is no guest to set it in (REFPAGE_TEST_GUEST=1)",
-            );
-            return None;
-        }
-        fs::write(Self::SETTING, "2").expect("a guest's root may set vm.overcommit_memory");
-        Some(Self { before })
-    }
-}
-
-impl Drop for Strict {
-    fn drop(&mut self) {
-        // Where it was 2 before, this changes nothing and may not be allowed.
-        let _ = fs::write(Self::SETTING, self.before.trim());
     }
 }

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file is a crate of its own and uses a part of this")]
 
 pub mod confine;
+pub mod strain;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -26,11 +27,21 @@ static TIMEOUT: LazyLock<Duration> = LazyLock::new(|| {
 /// where there is no compiler.
 const PROGRAMS: &str = "REFPAGE_TEST_PROGRAMS";
 
+/// Names a directory that the tests may write to, instead of cargo's, which may be another user's.
+const SCRATCH: &str = "REFPAGE_TEST_SCRATCH";
+
+/// Asks for fewer runs of the same tests.
+const QUICK: &str = "REFPAGE_TEST_QUICK";
+
 /// The default pattern.
 pub const DEFAULT: &str = "0xaa";
 
-/// The default, and two that it cannot be mistaken for: a byte, and a word of eight different ones.
-pub const PATTERNS: [&str; 3] = [DEFAULT, "0x5c", "0x0123456789abcdef"];
+/// The default, and two that it cannot be mistaken for: a byte, and a word of eight different ones. With
+/// REFPAGE_TEST_QUICK=1, for slow machines, the word alone.
+pub fn patterns() -> &'static [&'static str] {
+    const ALL: [&str; 3] = [DEFAULT, "0x5c", "0x0123456789abcdef"];
+    if std::env::var_os(QUICK).is_some_and(|value| value == "1") { &ALL[2..] } else { &ALL }
+}
 
 /// Says on the real stderr, which libtest does not capture, that something was not tested, and why.
 pub fn skipped(reason: impl std::fmt::Display) {
@@ -72,11 +83,12 @@ pub fn c_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c")
 }
 
-/// A new file or directory name in cargo's scratch directory.
+/// A new file or directory name in the scratch directory.
 pub fn scratch(name: &str) -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let serial = NEXT.fetch_add(1, Ordering::Relaxed);
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.{}.{serial}", std::process::id()))
+    let dir = std::env::var_os(SCRATCH).unwrap_or(env!("CARGO_TARGET_TMPDIR").into());
+    Path::new(&dir).join(format!("{name}.{}.{serial}", std::process::id()))
 }
 
 /// A scratch directory that goes away with its owner.
@@ -112,12 +124,11 @@ pub fn c_program(name: &str) -> Option<PathBuf> {
     compile(name, &["-pie", "-fPIE", "-rdynamic"])
 }
 
-/// `tests/c/<name>.c` as an executable that names the library itself, to be found in `directory`: the loader
+/// `tests/c/<name>.c` as an executable that names the library itself, to be found where it is run: the loader
 /// preloads nothing into a program with more rights than its caller.
-pub fn linked_c_program(name: &str, directory: &Path) -> Option<PathBuf> {
-    let rpath = format!("-Wl,-rpath,{}", directory.display());
+pub fn linked_c_program(name: &str) -> Option<PathBuf> {
     let built = format!("-L{}", library().parent()?.display());
-    compile(name, &["-pie", "-fPIE", &rpath, "-Wl,--no-as-needed", &built, "-lrefpage"])
+    compile(name, &["-pie", "-fPIE", "-Wl,-rpath,.", "-Wl,--no-as-needed", &built, "-lrefpage"])
 }
 
 /// `tests/c/<name>.c` as a shared library.
@@ -308,7 +319,7 @@ pub fn check_content(program: &str, arguments: &[&str], service: &str) {
     if !is_served(service) {
         return;
     }
-    for pattern in PATTERNS {
+    for pattern in patterns() {
         let outcome = run(serve(Command::new(&path).args(arguments), service, pattern));
         outcome.expect_success();
         assert_eq!(
