@@ -1,155 +1,15 @@
 //! Random allocations against a shadow model of every byte, through the global allocator.
-//!
-//! Each block must hold the pattern (or zeros) when it is handed out, must keep what was written
-//! to it until it is freed, and must read as the pattern where a realloc made it longer.
 
-use std::alloc::{GlobalAlloc, Layout};
+#[path = "common/model.rs"]
+mod model;
+
 use std::sync::mpsc;
 
+use model::{Block, churn};
 use refpage_alloc::{RefPage, service_name};
 
 #[global_allocator]
 static ALLOCATOR: RefPage = RefPage::new();
-
-const PATTERN: u8 = 0xAA;
-
-/// xorshift64*: the same seed gives the same test.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % bound
-    }
-
-    /// Sizes as programs ask for them: mostly small, some around the threshold, a few large.
-    fn size(&mut self) -> usize {
-        match self.below(100) {
-            0..60 => 1 + self.below(1024),
-            60..80 => 1 + self.below(32 << 10),
-            80..92 => (60 << 10) + self.below(16 << 10),
-            92..99 => (64 << 10) + self.below(1 << 20),
-            _ => (1 << 20) + self.below(8 << 20),
-        }
-    }
-}
-
-/// A block and what it must hold: `tag` in its first `written` bytes, zeros behind them up to
-/// `zero_to`, if it came from calloc, and the pattern in the rest.
-struct Block {
-    start: *mut u8,
-    size: usize,
-    align: usize,
-    tag: u8,
-    written: usize,
-    zero_to: usize,
-}
-
-// SAFETY: a block is plain memory that one thread at a time holds.
-unsafe impl Send for Block {}
-
-impl Block {
-    fn new(random: &mut Random) -> Self {
-        let size = random.size();
-        let align = if random.below(10) == 0 { 1 << random.below(22) } else { 8 };
-        let layout = Layout::from_size_align(size, align).expect("a valid layout");
-        let zeroed = random.below(4) == 0;
-        // SAFETY: the size is not zero.
-        let start = unsafe {
-            if zeroed { ALLOCATOR.alloc_zeroed(layout) } else { ALLOCATOR.alloc(layout) }
-        };
-        assert!(!start.is_null() && (start as usize).is_multiple_of(align), "{layout:?}");
-        let zero_to = if zeroed { size } else { 0 };
-        let mut block = Self { start, size, align, tag: 0, written: 0, zero_to };
-        if random.below(3) > 0 {
-            block.check();
-        }
-        block.write(random);
-        block
-    }
-
-    fn bytes(&self) -> &[u8] {
-        // SAFETY: the block holds `size` bytes, all initialised: that is what is tested here.
-        unsafe { std::slice::from_raw_parts(self.start, self.size) }
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and the borrow is unique.
-        unsafe { std::slice::from_raw_parts_mut(self.start, self.size) }
-    }
-
-    /// Writes a tag over a part from the start: large blocks mostly stay untouched.
-    fn write(&mut self, random: &mut Random) {
-        self.tag = 1 + random.below(100) as u8;
-        let most = if random.below(2) == 0 { self.size } else { self.size / 8 + 1 };
-        let length = self.written.max(1 + random.below(most));
-        self.written = length;
-        let tag = self.tag;
-        self.bytes_mut()[..length].fill(tag);
-    }
-
-    fn check(&self) {
-        let (written, rest) = self.bytes().split_at(self.written);
-        let (zeros, rest) = rest.split_at(self.zero_to.saturating_sub(self.written));
-        for (part, value) in [(written, self.tag), (zeros, 0), (rest, PATTERN)] {
-            let other = part.iter().position(|&byte| byte != value);
-            let Self { size, written, zero_to, .. } = *self;
-            assert_eq!(other, None, "{value} of {size} bytes, {written} written, {zero_to} zero");
-        }
-    }
-
-    fn reallocate(&mut self, random: &mut Random) {
-        let near = random.below(2) == 0;
-        let new = if near { 1 + self.size / 8 * (4 + random.below(10)) } else { random.size() };
-        let layout = Layout::from_size_align(self.size, self.align).expect("a valid layout");
-        // SAFETY: the block came from this allocator with this layout.
-        self.start = unsafe { ALLOCATOR.realloc(self.start, layout, new) };
-        assert!(!self.start.is_null());
-        self.size = new;
-        self.written = self.written.min(new);
-        self.zero_to = self.zero_to.min(new);
-        if random.below(2) == 0 {
-            self.check();
-        }
-    }
-
-    fn free(self) {
-        self.check();
-        let layout = Layout::from_size_align(self.size, self.align).expect("a valid layout");
-        // SAFETY: the block came from this allocator with this layout, and ends here.
-        unsafe { ALLOCATOR.dealloc(self.start, layout) };
-    }
-}
-
-fn churn(seed: u64, steps: usize, pass_on: &mpsc::Sender<Block>, from: &mpsc::Receiver<Block>) {
-    let mut random = Random(seed);
-    let mut blocks: Vec<Block> = Vec::new();
-    for _ in 0..steps {
-        match random.below(10) {
-            0..4 => blocks.push(Block::new(&mut random)),
-            4..6 if !blocks.is_empty() => {
-                let at = random.below(blocks.len());
-                blocks[at].reallocate(&mut random);
-            }
-            6 if !blocks.is_empty() => {
-                let at = random.below(blocks.len());
-                let _ = pass_on.send(blocks.swap_remove(at));
-            }
-            _ if !blocks.is_empty() => {
-                let at = random.below(blocks.len());
-                blocks.swap_remove(at).free();
-            }
-            _ => {}
-        }
-        from.try_iter().for_each(Block::free);
-        if blocks.len() > 200 {
-            blocks.drain(..100).for_each(Block::free);
-        }
-    }
-    blocks.into_iter().for_each(Block::free);
-}
 
 #[test]
 fn blocks_hold_what_the_model_says() {

@@ -80,7 +80,7 @@ impl fmt::Display for Reasons {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.service)?;
         if let Some(failure) = &self.no_mover {
-            write!(f, "; pages are filled by hand, for there is no moving them: {failure}")?;
+            write!(f, "; pages are not moved: {failure}")?;
         }
         Ok(())
     }
@@ -264,16 +264,30 @@ impl Engine {
         self.channel.get().map_or(Channel::CLOSED, Channel::new)
     }
 
+    pub(crate) fn features(&self) -> Features {
+        Features(self.features.load(Ordering::Relaxed))
+    }
+
     /// The pool, if pages can be moved: not every kernel and channel can.
     pub(crate) fn movable_pool(&self) -> Option<&Pool> {
-        let features = Features(self.features.load(Ordering::Relaxed));
-        self.supplies.as_ref().filter(|_| features.moves()).map(|supplies| &supplies.pool)
+        let pool = self.supplies.as_ref().map(|supplies| &supplies.pool);
+        pool.filter(|_| self.features().moves())
     }
 
     /// The pool, if pages can be moved to and from the Region's `page`.
     pub(crate) fn movable_pool_at(&self, page: usize) -> Option<&Pool> {
+        self.movable_pool().filter(|_| self.moves_at(page))
+    }
+
+    /// Whether the handler answers missing faults on the page.
+    pub(crate) fn is_handled(&self, page: usize) -> bool {
+        self.service() == Service::Lazy && !self.region.in_zero_part(page)
+    }
+
+    /// Whether pages can be moved to and from the Region's `page`.
+    pub(crate) fn moves_at(&self, page: usize) -> bool {
         let anonymous = self.service() != Service::Cow || self.region.in_zero_part(page);
-        self.movable_pool().filter(|_| anonymous)
+        anonymous && self.features().moves()
     }
 
     pub(crate) fn sources(&self) -> Option<&Sources> {

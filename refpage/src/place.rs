@@ -132,7 +132,7 @@ impl Engine {
     /// it in place, and woke whoever waited for it before we came. Where there is none, the program
     /// touched memory that is not its own, and the kernel put zeros there: they are overwritten.
     fn found_in_place(&self, channel: Channel, page: Pages, fresh: Fresh) {
-        if self.service() == Service::Lazy {
+        if self.is_handled(page.first) {
             let _ = channel
                 .wake(self.region().address(page.first), page.count << self.region().page_shift());
         } else {
@@ -355,9 +355,9 @@ impl Engine {
         self.region().present().clear(pages.prefix(done));
         match moved.stop {
             _ if done > 0 => Some(done),
-            // A bit may be set for a page that never came.
+            // A bit may be set for a page that never came. If it is there all the same, it goes.
             Some(Errno::NOENT) => {
-                self.region().present().clear(pages.prefix(1));
+                self.discard(pages.prefix(1));
                 Some(1)
             }
             // Shared with a child, pinned, or no channel: this page goes to the kernel, and what

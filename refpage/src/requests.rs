@@ -80,8 +80,7 @@ impl Engine {
     /// Whether the channel can put pages in place there: on a kernel that knows no move targets,
     /// only where the handler does.
     fn serves(&self, pages: Pages) -> bool {
-        let handled = self.service() == Service::Lazy && !self.region().in_zero_part(pages.first);
-        handled || self.movable_pool_at(pages.first).is_some()
+        self.is_handled(pages.first) || self.moves_at(pages.first)
     }
 
     /// As [`prefill`](Self::prefill), for memory that is used page by page: the 2 MiB blocks that
@@ -291,7 +290,7 @@ impl Engine {
         } else {
             self.note_present(dst);
         }
-        let moves = [dst, src].iter().all(|pages| self.movable_pool_at(pages.first).is_some());
+        let moves = self.moves_at(dst.first) && self.moves_at(src.first);
         let moved = match moves {
             true => {
                 let moved = self.channel().move_pages(to, from, len, Holes::Skip);

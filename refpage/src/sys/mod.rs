@@ -6,6 +6,8 @@
 //! between fork and exec.
 
 pub mod errno;
+#[cfg(feature = "inject")]
+pub mod inject;
 pub mod lock;
 pub mod number;
 pub mod pagemap;

@@ -12,6 +12,8 @@ use rustix::io::{Errno, Result};
 use rustix::ioctl::{self, Ioctl, IoctlOutput, Opcode, Updater, opcode};
 use rustix::mm::UserfaultfdFlags;
 
+#[cfg(feature = "inject")]
+use crate::sys::inject;
 use crate::sys::number::out_of_the_way;
 
 const GROUP: u8 = 0xAA;
@@ -226,6 +228,13 @@ impl Channel {
     /// Moves pages from `src` to `dst` (Linux 6.8+), and wakes who waits for them unless it is
     /// [`quiet`](Self::quiet).
     pub fn move_pages(&self, dst: *mut u8, src: *mut u8, len: usize, holes: Holes) -> Progress {
+        #[cfg(feature = "inject")]
+        return injected(inject::Site::Move, len, |len| self.move_now(dst, src, len, holes));
+        #[cfg(not(feature = "inject"))]
+        self.move_now(dst, src, len, holes)
+    }
+
+    fn move_now(&self, dst: *mut u8, src: *mut u8, len: usize, holes: Holes) -> Progress {
         let holes = match holes {
             Holes::Refuse => 0,
             Holes::Skip => MOVE_ALLOW_SRC_HOLES,
@@ -249,6 +258,13 @@ impl Channel {
     /// Copies pages from `src` to missing pages at `dst`, and wakes who waits for them unless it is
     /// [`quiet`](Self::quiet).
     pub fn copy(&self, dst: *mut u8, src: *const u8, len: usize) -> Progress {
+        #[cfg(feature = "inject")]
+        return injected(inject::Site::Copy, len, |len| self.copy_now(dst, src, len));
+        #[cfg(not(feature = "inject"))]
+        self.copy_now(dst, src, len)
+    }
+
+    fn copy_now(&self, dst: *mut u8, src: *const u8, len: usize) -> Progress {
         let mode = if self.wakes { 0 } else { COPY_DONT_WAKE };
         let mut arg =
             k::uffdio_copy { dst: dst as u64, src: src as u64, len: len as u64, mode, copy: 0 };
@@ -376,6 +392,18 @@ fn progress(result: Result<()>, field: i64) -> Progress {
         // A complete ioctl returns 0 and the length; a short one AGAIN and the part done.
         Ok(()) => Progress { done: field.max(0) as usize, stop: None },
         Err(stop) => Progress { done: field.max(0) as usize, stop: Some(stop) },
+    }
+}
+
+/// Makes a call for `len` bytes, or lets it fail as a test wants it to.
+#[cfg(feature = "inject")]
+fn injected(site: inject::Site, len: usize, call: impl FnOnce(usize) -> Progress) -> Progress {
+    match inject::at(site, len) {
+        (0, answer) => Progress { done: 0, stop: answer },
+        (len, answer) => {
+            let Progress { done, stop } = call(len);
+            Progress { done, stop: stop.or(answer) }
+        }
     }
 }
 
