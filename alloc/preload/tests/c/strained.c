@@ -115,6 +115,9 @@ static void exhaust_by(size_t size) {
 }
 
 static void exhausts(void) {
+    /* Where the output goes to a file in memory, this gets it its page while there is one to be had. */
+    puts("takes all there is");
+    fflush(stdout);
     exhaust_by(MIB);
     exhaust_by(100 * KIB);
     exhaust_by(1000);
