@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use common::confine::Nobody;
+use common::confine::{Nobody, only_tracing};
 use common::{Outcome, ScratchDir, have, is_served, library, preload, run, skipped};
 
 /// The options each program runs with: the best service, another pattern, and each of the lesser ones.
@@ -32,11 +32,16 @@ fn outcome(script: &str, options: Option<&str>) -> Outcome {
     run(&mut shell)
 }
 
-/// The same, for a user without privileges and with the best service that one gets.
-fn outcome_for_nobody(script: &str, with_refpage: bool) -> Option<Outcome> {
+/// The same, for a user without privileges and with the best service that one gets; with CAP_SYS_PTRACE, which
+/// opens a userfaultfd, it is `lazy`.
+fn outcome_for_nobody(script: &str, with_refpage: bool, traces: bool) -> Option<Outcome> {
     let nobody = Nobody::new()?;
     let mut shell = shell(script, &nobody.own_dir());
-    shell.uid(Nobody::ID).gid(Nobody::ID);
+    if traces {
+        only_tracing(&mut shell, Nobody::ID);
+    } else {
+        shell.uid(Nobody::ID).gid(Nobody::ID);
+    }
     if with_refpage {
         shell.env("LD_PRELOAD", nobody.bring(&library()));
     }
@@ -45,13 +50,17 @@ fn outcome_for_nobody(script: &str, with_refpage: bool) -> Option<Outcome> {
 
 /// Runs a script that needs these programs without refpage and with it, and compares.
 fn check(needs: &[&str], script: &str) {
+    check_with(&OPTIONS, needs, script);
+}
+
+fn check_with(all_options: &[&str], needs: &[&str], script: &str) {
     if !needs.iter().all(|program| have(program)) {
         return;
     }
     let plain = outcome(script, None);
     assert!(plain.status.success(), "it runs without refpage: {}", plain.stderr);
     assert!(!plain.stdout.is_empty(), "it prints what can be compared");
-    for options in OPTIONS {
+    for options in all_options {
         let service = options.strip_prefix("service=").filter(|service| *service != "off");
         if service.is_none_or(is_served) {
             compare(&outcome(script, Some(options)), &plain, &format!("with options {options:?}"));
@@ -64,14 +73,16 @@ fn check_for_nobody(needs: &[&str], script: &str) {
     if !needs.iter().all(|program| have(program)) {
         return;
     }
-    let Some(plain) = outcome_for_nobody(script, false) else { return };
+    let Some(plain) = outcome_for_nobody(script, false, false) else { return };
     if !plain.status.success() {
         // A program below a home that nobody may enter.
         return skipped(format_args!("nobody cannot run {needs:?} here: {}", plain.stderr.trim()));
     }
     assert!(!plain.stdout.is_empty(), "it prints what can be compared");
-    let ours = outcome_for_nobody(script, true).expect("there was one before");
-    compare(&ours, &plain, "for nobody");
+    for traces in [false, true] {
+        let ours = outcome_for_nobody(script, true, traces).expect("there was one before");
+        compare(&ours, &plain, if traces { "for nobody, who traces" } else { "for nobody" });
+    }
 }
 
 fn compare(ours: &Outcome, plain: &Outcome, how: &str) {
@@ -174,4 +185,55 @@ fn ls_and_find_list_what_is_there() {
 #[test]
 fn openssl_works_as_ever() {
     check(&["openssl", "seq"], include_str!("programs/openssl.sh"));
+}
+
+/// Programs of many processes: most of the time of a run is theirs, so they run with less options.
+mod forking {
+    use super::*;
+
+    const OPTIONS: [&str; 2] = ["", "service=cow"];
+
+    #[test]
+    fn redis_writes_snapshots_while_it_serves() {
+        let needs = ["redis-server", "redis-cli", "redis-benchmark"];
+        check_with(&OPTIONS, &needs, include_str!("programs/redis.sh"));
+    }
+
+    #[test]
+    fn nginx_replaces_its_workers() {
+        check_with(&OPTIONS, &["nginx", "curl"], include_str!("programs/nginx.sh"));
+    }
+
+    /// Root may not run it.
+    #[test]
+    fn postgres_works_in_parallel() {
+        if have_postgres() {
+            check_for_nobody(&[], include_str!("programs/postgres.sh"));
+        }
+    }
+
+    /// Debian's programs are not on the path: there may be several versions.
+    fn have_postgres() -> bool {
+        let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+        let any = versions.count() > 0;
+        if !any {
+            skipped(format_args!("postgresql is not installed"));
+        }
+        any
+    }
+
+    #[test]
+    fn make_runs_compilers_in_parallel() {
+        check_with(&OPTIONS, &["make", "gcc", "seq"], include_str!("programs/make.sh"));
+    }
+
+    #[test]
+    fn bash_runs_a_configure_script() {
+        check_with(&OPTIONS, &["bash", "gcc", "seq"], include_str!("programs/configure.sh"));
+    }
+
+    #[test]
+    fn python_has_processes_and_threads() {
+        check_with(&OPTIONS, &["python3"], include_str!("programs/multiprocessing.sh"));
+    }
 }
