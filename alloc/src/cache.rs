@@ -245,6 +245,7 @@ impl RunCache {
     ) -> Option<usize> {
         let head = self.find(memory, slots, align, part)?;
         memory.map.run(head).renew();
+        memory.engine.region().note_used(memory.pages(head));
         memory.engine.back(memory.pages(head));
         Some(head)
     }

@@ -325,6 +325,7 @@ impl Large {
         }
         let grown = memory.cache.extents(part).lock().grow(memory.map, head, slots);
         if grown {
+            memory.engine.region().note_used(memory.pages(head));
             memory.engine.back(memory.pages(head));
         }
         grown

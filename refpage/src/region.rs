@@ -10,6 +10,8 @@
 //! content part is one for each of its [pieces](crate::backing), and one behind them. A missing page
 //! of the zero part is what calloc wants it to be without anyone's help: no handler, no wake-up.
 
+use core::sync::atomic::{AtomicUsize, Ordering};
+
 use rustix::io::Result;
 use rustix::mm::Advice;
 
@@ -29,8 +31,14 @@ pub struct Region {
     page_shift: u32,
     /// The first page of the zero part.
     zero_from: usize,
+    /// The first page of each part that core files leave out, with all behind it.
+    undumped: [AtomicUsize; 2],
     present: PageBits,
 }
+
+/// By so many bytes the part that core files have grows at least, or by this share of it.
+const DUMP_STEP: usize = 64 << 20;
+const DUMP_SHARE: usize = 8;
 
 impl Region {
     /// Reserves `len` bytes (a multiple of `align`, which is a power of two).
@@ -53,8 +61,37 @@ impl Region {
             len,
             page_shift: page.trailing_zeros(),
             zero_from: content / page,
+            undumped: [AtomicUsize::new(0), AtomicUsize::new(content / page)],
             present,
         })
+    }
+
+    /// To be called for pages that come into use: core files have them from now on. What never was
+    /// in use of a [large reservation](vm::reserve) they leave out: it is a VMA of its own behind
+    /// what was, in each part.
+    pub fn note_used(&self, pages: Pages) {
+        let zero = self.in_zero_part(pages.first);
+        let [content, of_zeros] = &self.undumped;
+        let (mark, part) = match zero {
+            true => (of_zeros, self.zero_part()),
+            false => (content, self.content_part()),
+        };
+        let step = DUMP_STEP >> self.page_shift;
+        let more = ((pages.end() - part.first) / DUMP_SHARE).max(step);
+        let mut old = mark.load(Ordering::Relaxed);
+        while pages.end() > old {
+            let new = (pages.end() + more).next_multiple_of(step).min(part.end());
+            match mark.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => {
+                    let len = (new - old) << self.page_shift;
+                    // SAFETY: pages of the Region, which keep what they hold. Refused, core files
+                    // lack them, and nothing else.
+                    let _ = unsafe { vm::advise(self.address(old), len, Advice::LinuxDoDump) };
+                    return;
+                }
+                Err(now) => old = now,
+            }
+        }
     }
 
     /// Makes pages usable. Where [`vm::reserving_costs`] none is before, and the Region, which has

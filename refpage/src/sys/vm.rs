@@ -82,6 +82,10 @@ fn is_overcommit_strict() -> bool {
         .is_ok_and(|file| rustix::io::read(&file, &mut mode) == Ok(1) && mode == *b"2")
 }
 
+/// Core files leave out reservations of so many bytes and more: the kernel looks at each page of
+/// what it writes there, for minutes at a terabyte.
+const UNDUMPED_FROM: usize = 64 << 20;
+
 fn map(len: usize, align: usize, access: ProtFlags) -> Result<*mut u8> {
     let slack = align.saturating_sub(page_size());
     let total = len.checked_add(slack).ok_or(Errno::NOMEM)?;
@@ -97,7 +101,12 @@ fn map(len: usize, align: usize, access: ProtFlags) -> Result<*mut u8> {
     let start = base.next_multiple_of(align);
     trim(base, start - base);
     trim(start + len, base + total - (start + len));
-    Ok(start as *mut u8)
+    let start = start as *mut u8;
+    if len >= UNDUMPED_FROM {
+        // SAFETY: our own, and it keeps what it holds. Refused, core files are slow to be written.
+        let _ = unsafe { advise(start, len, Advice::LinuxDontDump) };
+    }
+    Ok(start)
 }
 
 fn trim(start: usize, len: usize) {
