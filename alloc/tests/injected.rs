@@ -1,5 +1,6 @@
 //! Moves and copies that fail, as the kernel may let them: whatever becomes of them, every byte is as it should be.
 
+mod common;
 #[path = "common/model.rs"]
 mod model;
 
@@ -46,25 +47,23 @@ const MOVES: [Errno; 9] = [
 /// The same for a COPY, without what ends the process as it should: a page that cannot be filled.
 const COPIES: [Errno; 5] = [Errno::AGAIN, Errno::EXIST, Errno::NOMEM, Errno::NOTTY, Errno::BADF];
 
-fn every_failure_at(site: Site, answers: &[Errno]) {
+/// Churns with each failure, and expects some of each where the process `uses` the call.
+fn every_failure_at(site: Site, answers: &[Errno], uses: bool) {
     let refused = answers.iter().copied().map(Failure::Refused);
     for failure in refused.chain([Failure::Short]) {
         for every in [2, 7] {
             let times = steps_with(site, every, failure);
-            assert!(times > 0 || !moves(), "{site:?}, {failure:?}, every {every}: never");
+            assert!(times > 0 || !uses, "{site:?}, {failure:?}, every {every}: never");
         }
     }
 }
 
-fn moves() -> bool {
-    ["lazy", "eager"].contains(&service_name())
-}
-
 #[test]
 fn every_byte_is_right_whatever_fails() {
-    every_failure_at(Site::Move, &MOVES);
-    every_failure_at(Site::Copy, &COPIES);
-    if !moves() {
-        eprintln!("skipped in part: under {} hardly anything is moved or copied", service_name());
+    let no_moves = common::no_moves();
+    every_failure_at(Site::Move, &MOVES, no_moves.is_none());
+    every_failure_at(Site::Copy, &COPIES, ["lazy", "eager"].contains(&service_name()));
+    if let Some(reason) = no_moves {
+        eprintln!("skipped in part: {reason}");
     }
 }
