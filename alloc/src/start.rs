@@ -4,12 +4,12 @@
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_void};
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use refpage::sys::errno::name;
 use refpage::sys::lock::Mutex;
 use refpage::sys::report::warn;
-use refpage::sys::vm;
+use refpage::sys::{thread, vm};
 use refpage::{Config, Engine, Failure, Reason, Region, Service};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
@@ -250,20 +250,28 @@ pub(crate) fn watch_thread_end(cache: *mut c_void) {
     }
 }
 
+/// The signals that were blocked in the thread that forks, for as long as it holds the heap's locks:
+/// a child's signal handler is not to touch memory before there is somebody to serve it.
+static SIGNALS: AtomicU64 = AtomicU64::new(0);
+
 unsafe extern "C" fn before_fork() {
     let heap = heap();
+    let signals = thread::block_signals();
     heap.shared.acquire();
     heap.spans.acquire();
     heap.cache.acquire();
     heap.caches.acquire();
     heap.engine.fork_prepare();
+    SIGNALS.store(signals, Ordering::Relaxed);
 }
 
 unsafe extern "C" fn after_fork() {
     let heap = heap();
+    let signals = SIGNALS.load(Ordering::Relaxed);
     heap.engine.fork_done();
     // SAFETY: taken by this thread in `before_fork`.
     unsafe { release_locks(heap) };
+    thread::restore_signals(signals);
 }
 
 unsafe extern "C" fn in_child() {
@@ -273,6 +281,7 @@ unsafe extern "C" fn in_child() {
     // SAFETY: taken in `before_fork` by the thread that this one is the image of.
     unsafe { release_locks(heap) };
     settle_child(heap);
+    thread::restore_signals(SIGNALS.load(Ordering::Relaxed));
 }
 
 /// Called on the slow paths: a child of a raw clone, for which no atfork handler ran, becomes one

@@ -28,6 +28,7 @@ for_each_service! {
     exec_starts_anew => |service| check_content("fork", &["exec"], service);
     posix_spawn_starts_anew => |service| check_content("fork", &["spawn"], service);
     system_and_popen_work => |service| check_content("fork", &["system"], service);
+    a_childs_first_signal_finds_its_heap => |service| check_content("fork", &["early-signals"], service);
     a_daemon_keeps_its_heap => |service| check_content("fork", &["daemon"], service);
     closing_every_descriptor_stops_nothing =>
         |service| check_content("surroundings", &["descriptors-closed"], service);

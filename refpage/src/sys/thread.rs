@@ -66,23 +66,36 @@ pub unsafe fn spawn(
 ) -> Result<()> {
     let flags = libc::CLONE_VM | libc::CLONE_SIGHAND | libc::CLONE_THREAD | libc::CLONE_SYSVSEM;
     let _errno = vm::KeepErrno::new();
-    let (all, mut old) = (u64::MAX, 0u64);
-    // SAFETY: the kernel reads and writes one 8-byte signal set each. The raw call blocks also the
-    // two signals that libc keeps for itself. clone gets a stack of its own and an entry that, by
-    // the caller's promise, can live without libc's idea of a thread; the new thread inherits the
-    // blocked mask, ours is put back.
-    let rc = unsafe {
-        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK, &raw const all, &raw mut old, 8);
-        let rc = libc::clone(entry, stack.top(), flags, arg);
-        let set = libc::SIG_SETMASK;
-        libc::syscall(libc::SYS_rt_sigprocmask, set, &raw const old, 0usize, 8);
-        rc
-    };
+    let before = block_signals();
+    // SAFETY: clone gets a stack of its own and an entry that, by the caller's promise, can live
+    // without libc's idea of a thread; the new thread inherits the blocked mask.
+    let rc = unsafe { libc::clone(entry, stack.top(), flags, arg) };
+    restore_signals(before);
     if rc >= 0 {
         return Ok(());
     }
     // SAFETY: errno was set by the failing clone.
     Err(Errno::from_raw_os_error(unsafe { *libc::__errno_location() }))
+}
+
+/// Blocks every signal of the calling thread, also the two that libc keeps for itself: which were
+/// blocked before.
+pub fn block_signals() -> u64 {
+    change_signals(libc::SIG_BLOCK, u64::MAX)
+}
+
+/// Blocks the signals that [`block_signals`] told, and no others.
+pub fn restore_signals(before: u64) {
+    change_signals(libc::SIG_SETMASK, before);
+}
+
+fn change_signals(how: c_int, set: u64) -> u64 {
+    let mut before = 0u64;
+    let (set, old) = (&raw const set as usize, &raw mut before as usize);
+    // SAFETY: the kernel reads and writes one 8-byte signal set each. It refuses nothing of this; a
+    // filter may, and then nothing is blocked.
+    unsafe { raw_call(libc::SYS_rt_sigprocmask, how as usize, set, old, size_of::<u64>()) };
+    before
 }
 
 /// Closes every descriptor of the calling thread's own table but `keep`.
@@ -107,7 +120,7 @@ fn close_range(first: i32, last: i32) -> Result<()> {
         return Ok(());
     }
     // SAFETY: only the caller's private descriptor table is concerned.
-    match unsafe { raw_call(libc::SYS_close_range, first as usize, last as usize, 0) } {
+    match unsafe { raw_call(libc::SYS_close_range, first as usize, last as usize, 0, 0) } {
         0 => Ok(()),
         _ => Err(Errno::NOSYS),
     }
@@ -117,7 +130,7 @@ fn close_range(first: i32, last: i32) -> Result<()> {
 ///
 /// # Safety
 /// As for the call.
-unsafe fn raw_call(number: libc::c_long, a: usize, b: usize, c: usize) -> isize {
+unsafe fn raw_call(number: libc::c_long, a: usize, b: usize, c: usize, d: usize) -> isize {
     let result: isize;
     // SAFETY: the kernel's calling convention; what the call does is the caller's business.
     unsafe {
@@ -128,6 +141,7 @@ unsafe fn raw_call(number: libc::c_long, a: usize, b: usize, c: usize) -> isize 
             in("rdi") a,
             in("rsi") b,
             in("rdx") c,
+            in("r10") d,
             lateout("rcx") _,
             lateout("r11") _,
             options(nostack),
@@ -139,6 +153,7 @@ unsafe fn raw_call(number: libc::c_long, a: usize, b: usize, c: usize) -> isize 
             inlateout("x0") a as isize => result,
             in("x1") b,
             in("x2") c,
+            in("x3") d,
             options(nostack),
         );
     }

@@ -371,6 +371,33 @@ static void with_daemon(void) {
     CHECK(read(ends[0], &token, 1) == 1 && token == 'd');
 }
 
+static unsigned char *fresh;
+static volatile sig_atomic_t seen;
+
+static void looks_at_fresh_memory(int signal) {
+    (void)signal;
+    seen = fresh[5 * 4096] == pattern_at(fresh + 5 * 4096) ? 1 : 2;
+}
+
+/* A signal that is there before the child has begun: its handler is the first to touch the heap there. */
+static void early_signals(void) {
+    signal(SIGUSR1, looks_at_fresh_memory);
+    fresh = need(malloc(MIB));
+    for (int round = 0; round < 1000; round++) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            in_child();
+            while (!seen)
+                usleep(1000);
+            _exit(seen == 1 ? 0 : 3);
+        }
+        CHECK(kill(child, SIGUSR1) == 0);
+        expect_end(child);
+    }
+    CHECK(!seen);
+}
+
 int main(int argc, char **argv) {
     static const struct behaviour behaviours[] = {
         {"fork", with_fork},
@@ -383,6 +410,7 @@ int main(int argc, char **argv) {
         {"spawn", with_spawn},
         {"system", with_system},
         {"daemon", with_daemon},
+        {"early-signals", early_signals},
     };
     return RUN_BEHAVIOUR(behaviours);
 }
