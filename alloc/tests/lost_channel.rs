@@ -41,9 +41,11 @@ fn another_mover_is_opened_where_that_needs_no_privilege() {
         eprintln!("skipped: {reason}");
         return;
     }
-    let (before, moved) = (lost(), stats().pages_moved);
+    // Where no huge pages are to be had, what was given back is not in the pool, and pages are copied in.
+    let placed = || stats().pages_moved + stats().pages_copied;
+    let (before, placed_before) = (lost(), placed());
     assert!(before > 0, "it was noticed: {:#?}", stats());
     use_much();
     assert_eq!(lost(), before, "and is over");
-    assert!(stats().pages_moved > moved, "{:#?}", stats());
+    assert!(placed() > placed_before, "{:#?}", stats());
 }
