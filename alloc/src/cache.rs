@@ -10,9 +10,9 @@
 //! Cached pages hold the content, or zeros where they came from calloc. What they may amount to is set by what the program itself has
 //! needed: up to its peak, keeping memory costs none that was not needed already.
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use refpage::sys::lock::Mutex;
+use refpage::sys::lock::{Guard, Mutex};
 use refpage::sys::vm;
 use refpage::{Engine, Pages, Region, Service};
 
@@ -36,6 +36,22 @@ enum Destination {
     Pool,
     /// To the kernel: there are too many.
     Kernel,
+}
+
+/// Whether a thread may wait for another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waiting {
+    Allowed,
+    Refused,
+}
+
+impl Waiting {
+    fn lock<T>(self, mutex: &Mutex<T>) -> Option<Guard<'_, T>> {
+        match self {
+            Waiting::Allowed => Some(mutex.lock()),
+            Waiting::Refused => mutex.try_lock(),
+        }
+    }
 }
 
 /// What is done with memory is done to these.
@@ -66,6 +82,8 @@ pub struct RunCache {
     pub arenas: Arenas,
     decay_ms: u64,
     last_purge: AtomicU64,
+    /// An emptied run that [`purge`](Self::purge) could not give back yet: slot plus one.
+    left_over: AtomicU32,
 }
 
 impl RunCache {
@@ -86,6 +104,7 @@ impl RunCache {
             arenas: Arenas::new(),
             decay_ms: u64::from(decay_ms),
             last_purge: AtomicU64::new(0),
+            left_over: AtomicU32::new(0),
         }
     }
 
@@ -213,6 +232,11 @@ impl RunCache {
     /// span of its length: to give them to the arena would write to them, which the fault handler
     /// may not.
     fn dissolve(&self, memory: Memory<'_>, head: usize, to: Destination) {
+        self.empty(memory, head, to);
+        self.give_back(memory, head, Waiting::Allowed);
+    }
+
+    fn empty(&self, memory: Memory<'_>, head: usize, to: Destination) {
         let run = memory.map.run(head);
         let span = run.was_span.load(Relaxed);
         let all = memory.pages(head);
@@ -222,16 +246,24 @@ impl RunCache {
             Destination::Pool if !run.zeros.load(Relaxed) => memory.engine.release(pages),
             _ => memory.engine.drop_pages(pages),
         }
-        if span {
-            let mut books = self.books.lock();
+        // What is locked in memory stays.
+        let kept = memory.engine.region().present().count(pages) > 0;
+        run.dirty.store(kept && !span, Relaxed);
+    }
+
+    /// Gives the slots of an emptied run back: false if that would have to wait.
+    fn give_back(&self, memory: Memory<'_>, head: usize, waiting: Waiting) -> bool {
+        let run = memory.map.run(head);
+        if run.was_span.load(Relaxed) {
+            let Some(mut books) = waiting.lock(&self.books) else { return false };
             run.set_kind(Kind::BareSpan);
             books.enlist(memory, head);
         } else {
-            // What is locked in memory stays.
-            let kept = memory.engine.region().present().count(pages) > 0;
-            run.dirty.store(kept, Relaxed);
-            self.extents(part_of(memory, head)).lock().free(memory.map, head);
+            let extents = self.extents(part_of(memory, head));
+            let Some(mut extents) = waiting.lock(extents) else { return false };
+            extents.free(memory.map, head);
         }
+        true
     }
 
     /// Free slots for a run of `slots` at a multiple of `align` slots, if `part` has some to spare:
@@ -289,17 +321,31 @@ impl RunCache {
 
     /// A round of decay at `now_ms`: milliseconds until the next is worth making, or none if
     /// nothing is cached.
+    ///
+    /// Where there is a fault handler, it is the one that calls this, and it waits for nobody: a
+    /// signal handler may fault on a thread that holds one of the locks. Then later.
     pub fn purge(&self, memory: Memory<'_>, now_ms: u64) -> Option<u64> {
-        // The fault handler calls this, and a signal handler may fault on a thread that holds one
-        // of these: then later.
-        if self.books.try_lock().is_none() || self.extents.iter().any(|e| e.try_lock().is_none()) {
-            return Some(10);
+        const LATER: Option<u64> = Some(10);
+        let waiting = match memory.engine.service() {
+            Service::Lazy => Waiting::Refused,
+            _ => Waiting::Allowed,
+        };
+        let left = self.left_over.swap(0, Relaxed);
+        if let Some(head) = (left as usize).checked_sub(1)
+            && !self.give_back(memory, head, waiting)
+        {
+            self.left_over.store(left, Relaxed);
+            return LATER;
         }
-        if self.purge_round(memory, now_ms.saturating_sub(self.decay_ms)) == ROUND_RUNS {
-            return Some(0);
+        let before = now_ms.saturating_sub(self.decay_ms);
+        match self.purge_by(memory, before, waiting) {
+            None => LATER,
+            Some(ROUND_RUNS) => Some(0),
+            Some(_) => {
+                let any = waiting.lock(&self.books).is_none_or(|books| books.any());
+                any.then_some((self.decay_ms / 4).max(10))
+            }
         }
-        let any = self.books.lock().any();
-        any.then_some((self.decay_ms / 4).max(10))
     }
 
     /// Where no handler does it: a round now and then, by whoever frees a run or a span.
@@ -320,28 +366,44 @@ impl RunCache {
     /// Gives back runs that were freed up to `before`, the oldest of each list first: how many,
     /// [`ROUND_RUNS`] if there may be more.
     pub fn purge_round(&self, memory: Memory<'_>, before: u64) -> usize {
+        self.purge_by(memory, before, Waiting::Allowed).unwrap_or(0)
+    }
+
+    /// None if it would have to wait.
+    fn purge_by(&self, memory: Memory<'_>, before: u64, waiting: Waiting) -> Option<usize> {
         let (mut done, mut pages) = (0, 0);
         for list in 0..WITH_PAGES {
-            while let Some(head) = self.take_older(memory, list, before) {
+            while let Some(head) = self.take_older(memory, list, before, waiting)? {
                 pages += memory.map.run(head).size.load(Relaxed);
-                self.dissolve(memory, head, Destination::Pool);
+                self.empty(memory, head, Destination::Pool);
+                if !self.give_back(memory, head, waiting) {
+                    self.left_over.store(head as u32 + 1, Relaxed);
+                    return None;
+                }
                 done += 1;
                 if done == ROUND_RUNS || pages >= ROUND_PAGES {
-                    return ROUND_RUNS;
+                    return Some(ROUND_RUNS);
                 }
             }
         }
-        done
+        Some(done)
     }
 
-    fn take_older(&self, memory: Memory<'_>, list: usize, before: u64) -> Option<usize> {
-        let mut books = self.books.lock();
-        let head = books.oldest_of(list)?;
-        if memory.map.run(head).freed_at.load(Relaxed) > before {
-            return None;
+    /// The oldest run of a list, if it was freed up to `before`. None if that would have to wait.
+    fn take_older(
+        &self,
+        memory: Memory<'_>,
+        list: usize,
+        before: u64,
+        waiting: Waiting,
+    ) -> Option<Option<usize>> {
+        let mut books = waiting.lock(&self.books)?;
+        let oldest = books.oldest_of(list);
+        let due = oldest.filter(|&head| memory.map.run(head).freed_at.load(Relaxed) <= before);
+        if let Some(head) = due {
+            books.unlist(memory, head);
         }
-        books.unlist(memory, head);
-        Some(head)
+        Some(due)
     }
 
     /// Locks everything for the time of a fork.

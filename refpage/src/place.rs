@@ -171,11 +171,8 @@ impl Engine {
                 }
                 // The pages are the caller's, and no fault is waiting for them.
                 Some(errno) if self.service() != Service::Lazy => {
-                    let cause = Cause::of_copy(errno);
-                    self.note(cause);
-                    if cause == Cause::ChannelLost {
-                        self.replace_mover(channel);
-                    }
+                    self.note(Cause::of_copy(errno));
+                    self.replace_mover(channel);
                     self.counters().filled.add(rest.count);
                     return self.fill_pages(rest, self.value_of(fresh));
                 }
@@ -183,18 +180,18 @@ impl Engine {
                     self.note(Cause::CopyDivided);
                     most = 1 << shift;
                 }
+                Some(errno @ (Errno::AGAIN | Errno::NOMEM | Errno::INTR)) if tries < TRIES => {
+                    self.note(Cause::of_copy(errno));
+                    rustix::thread::sched_yield();
+                }
                 // The process is going, or the program closed the number that was ours: faults
                 // on these pages are still the handler's, but in the zero part there are none.
-                Some(Errno::SRCH | Errno::BADF | Errno::NOTTY) => {
+                Some(errno) if self.is_lost(channel, errno) => {
                     self.note(Cause::ChannelLost);
                     if fresh == Fresh::Content && self.region().in_zero_part(rest.first) {
                         self.fill_pages(rest, self.content());
                     }
                     return;
-                }
-                Some(errno @ (Errno::AGAIN | Errno::NOMEM | Errno::INTR)) if tries < TRIES => {
-                    self.note(Cause::of_copy(errno));
-                    rustix::thread::sched_yield();
                 }
                 Some(errno) => report::die_without_stderr(format_args!(
                     "cannot fill the page at {dst:p}: the kernel says {} ({})",
@@ -203,6 +200,13 @@ impl Engine {
                 )),
             }
         }
+    }
+
+    /// Whether a channel that answered with `errno` is none any more. What else may be behind its number
+    /// answers as it likes.
+    fn is_lost(&self, channel: Channel, errno: Errno) -> bool {
+        matches!(errno, Errno::SRCH | Errno::BADF | Errno::NOTTY)
+            || !self.channel.is_ours(channel.number())
     }
 
     /// Puts pages in place where they are missing, as [`place`](Self::place) does, but by whole huge

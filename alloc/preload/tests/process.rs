@@ -36,6 +36,10 @@ for_each_service! {
         |service| check_content("surroundings", &["descriptors-closed-first"], service);
     threads_may_close_every_descriptor =>
         |service| check_content("surroundings", &["descriptors-closed-by-threads"], service);
+    descriptors_may_become_others =>
+        |service| check_content("surroundings", &["descriptors-replaced"], service);
+    threads_may_make_descriptors_others =>
+        |service| check_content("surroundings", &["descriptors-replaced-by-threads"], service);
     signals_go_to_the_programs_own_threads => |service| check_content("surroundings", &["signals"], service);
     pages_that_the_program_gives_up_come_back_in_order =>
         |service| check_content("surroundings", &["pages-given-up"], service);

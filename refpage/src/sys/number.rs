@@ -6,6 +6,7 @@
 use core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use rustix::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use rustix::fs::Stat;
 
 use crate::sys::vm::KeepErrno;
 
@@ -20,13 +21,19 @@ const ON_ITS_WAY: RawFd = -2;
 pub struct Number {
     number: AtomicI32,
     identity: AtomicU64,
+    /// How often something else came to be kept.
+    changes: AtomicU64,
 }
 
 impl Number {
     /// Nothing is kept.
     #[allow(clippy::new_without_default, reason = "const, for a static")]
     pub const fn new() -> Self {
-        Self { number: AtomicI32::new(NONE), identity: AtomicU64::new(0) }
+        Self {
+            number: AtomicI32::new(NONE),
+            identity: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
+        }
     }
 
     /// The number of what is kept.
@@ -37,11 +44,19 @@ impl Number {
 
     /// Keeps the descriptor, unless another one is kept already; then it is closed.
     pub fn keep(&self, file: OwnedFd) {
+        let identity = identity_of(file.as_fd());
+        self.keep_known(file, identity);
+    }
+
+    /// The same, where the [identity](identity) of what was opened is known by other means: the
+    /// number may be somebody else's already.
+    pub fn keep_known(&self, file: OwnedFd, identity: u64) {
         let (free, taken) = (Ordering::Acquire, Ordering::Relaxed);
         if self.number.compare_exchange(NONE, ON_ITS_WAY, free, taken).is_err() {
             return close(file);
         }
-        self.identity.store(identity_of(file.as_fd()), Ordering::Relaxed);
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        self.identity.store(identity, Ordering::Relaxed);
         self.number.store(file.into_raw_fd(), Ordering::Release);
     }
 
@@ -50,6 +65,19 @@ impl Number {
         // SAFETY: borrowed for one call that changes nothing.
         let identity = identity_of(unsafe { BorrowedFd::borrow_raw(number) });
         identity != 0 && identity == self.identity.load(Ordering::Relaxed)
+    }
+
+    /// Calls `ask` with the number: none if nothing is kept, or what was asked may have been something
+    /// else. It is not enough that the number is ours again: meanwhile it may have been closed, used
+    /// for something else, and opened again by another thread of ours.
+    pub fn ask<R>(&self, ask: impl FnOnce(BorrowedFd<'_>) -> R) -> Option<R> {
+        let changes = self.changes.load(Ordering::Acquire);
+        let number = self.get()?;
+        // SAFETY: borrowed for one call, which the caller has found to be harmless on a foreign
+        // descriptor.
+        let answer = ask(unsafe { BorrowedFd::borrow_raw(number) });
+        let same = self.is_ours(number) && self.changes.load(Ordering::Acquire) == changes;
+        same.then_some(answer)
     }
 
     /// Keeps nothing any more: what was kept is closed if its number is its own still.
@@ -82,9 +110,14 @@ pub fn close(file: OwnedFd) {
     unsafe { libc::close(file.into_raw_fd()) };
 }
 
-/// Tells an open file from others: its inode and device. 0 if the number is closed.
+/// Tells a file from others: its inode and device. Not 0.
+pub fn identity(stat: &Stat) -> u64 {
+    (stat.st_ino ^ stat.st_dev.rotate_right(16)).max(1)
+}
+
+/// Of an open file; 0 if the number is closed.
 fn identity_of(file: BorrowedFd<'_>) -> u64 {
-    rustix::fs::fstat(file).map_or(0, |stat| (stat.st_ino ^ stat.st_dev.rotate_right(16)).max(1))
+    rustix::fs::fstat(file).map_or(0, |stat| identity(&stat))
 }
 
 #[cfg(test)]

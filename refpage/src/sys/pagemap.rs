@@ -1,10 +1,11 @@
 //! Which pages are populated, asked of the kernel: `admin-guide/mm/pagemap.rst`.
 
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Result;
+use core::ffi::CStr;
 
-use crate::sys::number::{Number, out_of_the_way};
+use rustix::fd::BorrowedFd;
+use rustix::fs::{Mode, OFlags};
+
+use crate::sys::number::{Number, close, identity, out_of_the_way};
 use crate::sys::vm::page_size;
 
 /// Present; swapped; a file's: bits 63, 62 and 61 of an entry.
@@ -14,6 +15,11 @@ const OF_A_FILE: u64 = 1 << 61;
 
 /// Entries that are read at a time.
 const BATCH: usize = 1024;
+
+/// How often the file is opened again when the program closes the number meanwhile.
+const TRIES: usize = 4;
+
+const PATH: &CStr = c"/proc/self/pagemap";
 
 /// /proc/self/pagemap, through a descriptor that stays open: opening one costs three times as much
 /// as a read.
@@ -49,32 +55,30 @@ impl Pagemap {
 
     /// Reads the entries of the pages from `first` on.
     fn read_batch(&self, first: usize, entries: &mut [u64]) -> bool {
-        if let Some(number) = self.0.get() {
-            // SAFETY: borrowed for one call: a foreign descriptor is read at an offset of our
-            // choice, which changes nothing.
-            let done = read_entries(unsafe { BorrowedFd::borrow_raw(number) }, first, entries);
-            // Asked afterwards: whatever was read is right if it is the page map still.
-            if self.0.is_ours(number) {
+        for _ in 0..TRIES {
+            // A foreign descriptor is read at an offset of our choice, which changes nothing.
+            if let Some(done) = self.0.ask(|file| read_entries(file, first, entries)) {
                 return done;
             }
             self.0.close();
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            let Ok(file) = rustix::fs::open(PATH, flags, Mode::empty()) else { return false };
+            let file = out_of_the_way(file);
+            match rustix::fs::stat(PATH) {
+                Ok(stat) => self.0.keep_known(file, identity(&stat)),
+                Err(_) => {
+                    close(file);
+                    return false;
+                }
+            }
         }
-        let Ok(file) = open() else { return false };
-        let file = out_of_the_way(file);
-        let done = read_entries(file.as_fd(), first, entries);
-        self.0.keep(file);
-        done
+        false
     }
 
     /// In a child of fork: the descriptor shows the parent's memory.
     pub fn forget(&self) {
         self.0.close();
     }
-}
-
-fn open() -> Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    rustix::fs::open(c"/proc/self/pagemap", flags, Mode::empty())
 }
 
 fn read_entries(file: BorrowedFd<'_>, first: usize, entries: &mut [u64]) -> bool {

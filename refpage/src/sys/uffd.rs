@@ -173,7 +173,7 @@ impl Uffd {
 /// The number of a userfaultfd in the calling thread's descriptor table.
 ///
 /// It may have been closed by the program, and its number used again: then every call here fails
-/// (BADF, NOTTY), which is harmless. Only [`read_faults`](Self::read_faults) would do damage to a
+/// (BADF, NOTTY, or what the other file says), which is harmless. Only [`read_faults`](Self::read_faults) would do damage to a
 /// foreign descriptor; it is for the handler, whose table is private.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Channel {

@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 
@@ -50,6 +51,64 @@ static void descriptors_closed_first(void) {
     if (syscall(SYS_close_range, 3, ~0u, 0) != 0)
         CHECK(errno == ENOSYS);
     expect_served(need(malloc(BLOCK)), "after an early close_range");
+}
+
+/* Every number that is open becomes another file, which answers where it is taken for one of ours. */
+static void descriptors_replaced(void) {
+    static const char *const others[] = {"/proc/self/pagemap", "/dev/zero", "/dev/null"};
+    free(need(calloc(1, BLOCK)));
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        unsigned char *before = need(malloc(BLOCK));
+        int other = open(others[i], O_RDWR);
+        if (other < 0)
+            other = open(others[i], O_RDONLY);
+        CHECK(other >= 0);
+        for (int fd = 3; fd < 1100; fd++)
+            if (fd != other && fcntl(fd, F_GETFD) >= 0)
+                CHECK(dup2(other, fd) == fd);
+        expect_served(before, others[i]);
+        for (size_t size = 100000; size < 2 * MIB; size += 100000) {
+            unsigned char *zeros = need(calloc(1, size));
+            EXPECT_BYTES(zeros, size, 0, others[i]);
+            zeros[size / 2] = 'x';
+            free(zeros);
+        }
+    }
+}
+
+static _Atomic int over;
+
+static void *callocs(void *which) {
+    for (size_t round = 1; !over; round++) {
+        size_t size = 200000 + (round * 7919 + (uintptr_t)which * 104729) % 1000000;
+        unsigned char *zeros = need(calloc(1, size));
+        EXPECT_BYTES(zeros, size, 0, "beside a thread that replaces descriptors");
+        for (size_t at = 0; at < size; at += 3 * 4096)
+            zeros[at] = 'x';
+        free(zeros);
+    }
+    return NULL;
+}
+
+/* The same all the time, while others allocate, with so few numbers that all are used again and again. */
+static void descriptors_replaced_by_threads(void) {
+    struct rlimit few = {128, 128};
+    CHECK(setrlimit(RLIMIT_NOFILE, &few) == 0);
+    pthread_t threads[6];
+    for (size_t i = 0; i < 6; i++)
+        CHECK(pthread_create(&threads[i], NULL, callocs, (void *)i) == 0);
+    for (int round = 0; round < 4000; round++) {
+        int other = open("/dev/zero", O_RDWR);
+        for (int fd = 3; fd < 60 && other >= 0; fd++)
+            if (fd != other)
+                dup2(other, fd);
+        if (syscall(SYS_close_range, 3, ~0u, 0) != 0)
+            CHECK(errno == ENOSYS);
+        usleep(200);
+    }
+    over = 1;
+    for (size_t i = 0; i < 6; i++)
+        CHECK(pthread_join(threads[i], NULL) == 0);
 }
 
 static void *closes_and_touches(void *unused) {
@@ -189,6 +248,8 @@ int main(int argc, char **argv) {
     static const struct behaviour behaviours[] = {
         {"descriptors-closed", descriptors_closed},
         {"descriptors-closed-first", descriptors_closed_first},
+        {"descriptors-replaced", descriptors_replaced},
+        {"descriptors-replaced-by-threads", descriptors_replaced_by_threads},
         {"descriptors-closed-by-threads", descriptors_closed_by_threads},
         {"signals", signals},
         {"pages-given-up", pages_given_up},
