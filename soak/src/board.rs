@@ -77,8 +77,8 @@ pub struct Board {
     /// Whether a child gets signals before it returns from fork.
     pub early_signals: AtomicU32,
 
-    /// Set when the time is over.
-    pub stop: AtomicU32,
+    /// When the time is over, on the monotonic clock: a tree ends even if nobody is left to end it.
+    pub stop_at: AtomicU64,
     /// Set when the stacks of a failed tree have been taken: who failed may end.
     pub seen: AtomicU32,
     /// Processes besides the first.
@@ -135,6 +135,10 @@ impl Board {
 
     pub fn count(&self, count: Count) -> u64 {
         self.counts[count as usize].load(Relaxed)
+    }
+
+    pub fn is_over(&self) -> bool {
+        monotonic_seconds() >= self.stop_at.load(Relaxed)
     }
 
     /// Takes a free slot.
@@ -202,6 +206,14 @@ impl Board {
         let bytes = unsafe { &*self.text.get() };
         Some(String::from_utf8_lossy(&bytes[..length.min(TEXT)]).into_owned())
     }
+}
+
+/// Of a clock that all processes share.
+pub fn monotonic_seconds() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the struct is written.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    now.tv_sec as u64
 }
 
 struct Text<'a> {

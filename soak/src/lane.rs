@@ -115,7 +115,7 @@ impl Lane {
 
     /// Steps until they are done, or the time is over.
     pub fn run(&mut self) {
-        while self.step < self.who.steps && board().stop.load(Relaxed) == 0 {
+        while self.step < self.who.steps && !board().is_over() {
             self.step += 1;
             let mut drawn = self.random.below(ACTIONS.iter().map(|action| action.1).sum());
             let action = ACTIONS.iter().position(|&(_, weight, _)| {

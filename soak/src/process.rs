@@ -10,7 +10,7 @@ use crate::board::Count;
 use crate::lane::{END, Lane, WAIT, Who};
 use crate::signals::{self, Handlers};
 use crate::tree;
-use crate::world::{self, LANES, board, errno, nap, world};
+use crate::world::{self, Descriptors, LANES, board, errno, nap, world};
 
 /// Forks and threads between the first process and a lane that makes no more.
 const DEEPEST: u32 = 3;
@@ -83,10 +83,14 @@ pub fn fork(lane: &mut Lane) {
     lane.count(Count::Forks, 1);
     let mut who = lane.descendant('f', slot, steps);
     who.mailbox = lane.who.mailbox;
+    // A child that inherits no free descriptor has, and tells of, a lesser service.
+    let descriptors = Descriptors::shared();
     // SAFETY: the child goes on with what its one thread owns, and with the heap, which is what is tested.
     match unsafe { libc::fork() } {
         -1 => lane.fail(format_args!("fork: {}", errno())),
         0 => {
+            // `reborn` releases it for this process.
+            std::mem::forget(descriptors);
             world::reborn();
             lane.become_other(who);
             child(lane, fate)
@@ -196,6 +200,7 @@ pub fn spawn(lane: &mut Lane) {
     let arguments = [TRUE.as_ptr().cast_mut(), null_mut()];
     let mut pid = 0;
     signals::block(true);
+    let _descriptors = Descriptors::shared();
     // SAFETY: constant strings with a null pointer at their end, and libc's own environment, which nobody changes.
     let error = unsafe {
         libc::posix_spawn(&mut pid, TRUE.as_ptr(), null(), null(), arguments.as_ptr(), environ)

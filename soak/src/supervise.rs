@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::Arguments;
-use crate::board::{Board, SLOTS};
+use crate::board::{self, Board, SLOTS};
 use crate::lane::ACTIONS;
 use crate::progress::Progress;
 use crate::{stacks, tree};
@@ -71,6 +71,7 @@ impl<'a> Supervisor<'a> {
         let scratch = std::env::temp_dir().join(name);
         fs::create_dir(&scratch).with_context(|| format!("cannot create {}", scratch.display()))?;
         tree::adopt_orphans().context("cannot adopt orphans")?;
+        tree::end_with_the_tree();
         Ok(Self { arguments, seed, program, library, scratch: Scratch(scratch) })
     }
 
@@ -108,6 +109,8 @@ impl<'a> Supervisor<'a> {
         board.budget.store((arguments.memory << 20) / lanes, Relaxed);
         board.steps.store(arguments.steps, Relaxed);
         board.inject.store(arguments.inject.map_or(0, |inject| inject as u32 + 1), Relaxed);
+        let over = board::monotonic_seconds() + arguments.seconds;
+        board.stop_at.store(over, Relaxed);
         board.early_signals.store(arguments.early_signals.into(), Relaxed);
         let name = self.scratch.0.join(format!("stderr.{service}"));
         let options = File::options().read(true).append(true).create_new(true).open(&name);
@@ -118,8 +121,14 @@ impl<'a> Supervisor<'a> {
         // Its own handle would wait for it; here all children are waited for together.
         let first = command.spawn().context("cannot start the worker")?.id() as i32;
         let mut failure = self.watch(board, first, service, progress, &stderr);
-        if failure.is_some() {
-            let text = failure.get_or_insert_default();
+        if tree::is_interrupted() {
+            tree::kill_all();
+            bail!("interrupted");
+        }
+        if let Some(text) = &mut failure {
+            let mut said = String::new();
+            stderr.rewind().and_then(|()| stderr.read_to_string(&mut said)).context("stderr")?;
+            text.push_str(&format!("\n{said}"));
             for process in tree::processes().iter().filter(|process| !process.ended) {
                 text.push('\n');
                 text.push_str(&stacks::of_process(process.pid));
@@ -127,11 +136,6 @@ impl<'a> Supervisor<'a> {
             board.seen.store(1, Release);
         }
         tree::kill_all();
-        let mut said = String::new();
-        stderr.rewind().and_then(|()| stderr.read_to_string(&mut said)).context("stderr")?;
-        if let Some(text) = &mut failure {
-            text.push_str(&said);
-        }
         let seconds = start.elapsed().as_secs_f64();
         Ok(Outcome { service: service.to_owned(), board, seconds, failure })
     }
@@ -145,13 +149,15 @@ impl<'a> Supervisor<'a> {
         progress: &Progress,
         stderr: &File,
     ) -> Option<String> {
-        let time = Duration::from_secs(self.arguments.seconds);
         let patience = Duration::from_secs(self.arguments.patience);
         let start = Instant::now();
         let mut slots = [(0, 0, start); SLOTS];
         let mut alive = start;
         loop {
             std::thread::sleep(Duration::from_millis(50));
+            if tree::is_interrupted() {
+                return None;
+            }
             while let Some((pid, status)) = tree::ended_child() {
                 alive = Instant::now();
                 let who = if pid == first { "the first process" } else { "an orphan" };
@@ -166,9 +172,6 @@ impl<'a> Supervisor<'a> {
                 return Some("something was written to stderr".into());
             }
             let now = Instant::now();
-            if now - start >= time {
-                board.stop.store(1, Relaxed);
-            }
             let mut lanes = 0;
             for (index, slot) in board.taken() {
                 lanes += 1;

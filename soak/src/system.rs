@@ -63,16 +63,23 @@ pub fn write(lane: &mut Lane, block: &mut Block, range: Range<usize>) {
     let start = unsafe { block.start().add(range.start) };
     match lane.random.below(8) {
         0 => {
-            // SAFETY: the range is the block's, and the block is the lane's.
-            let done = unsafe { libc::getrandom(start.cast(), range.len(), 0) };
-            lane.expect_length("getrandom", done, range.len());
+            // A signal may come after a part of it.
+            let mut got = 0;
+            while got < range.len() {
+                // SAFETY: the rest of the range is the block's, and the block is the lane's.
+                let more = unsafe { libc::getrandom(start.add(got).cast(), range.len() - got, 0) };
+                if more <= 0 && errno().kind() != std::io::ErrorKind::Interrupted {
+                    lane.fail(format_args!("getrandom: {}", errno()));
+                }
+                got += more.max(0) as usize;
+            }
             return block.shadow.set(range, Content::Any);
         }
         1..3 => {
             let content = bytes(range.clone(), tag);
             let (to, from) =
                 (place(start, range.len()), place(content.as_ptr().cast_mut(), range.len()));
-            // SAFETY: as above; the other range is the vector's.
+            // SAFETY: the range is the block's, which is the lane's; the other one is the vector's.
             let done = unsafe { libc::process_vm_readv(libc::getpid(), &to, 1, &from, 1, 0) };
             lane.expect_length("process_vm_readv", done, range.len());
         }

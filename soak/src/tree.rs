@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::*};
 
 /// A process of the tree.
 #[derive(Clone, Debug)]
@@ -19,6 +20,24 @@ pub fn adopt_orphans() -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn interrupt(_: i32) {
+    INTERRUPTED.store(true, Relaxed);
+}
+
+/// From now on, who ends this process by a signal has it end the tree first.
+pub fn end_with_the_tree() {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: the handler stores to an atomic.
+        unsafe { libc::signal(signal, interrupt as extern "C" fn(i32) as usize) };
+    }
+}
+
+pub fn is_interrupted() -> bool {
+    INTERRUPTED.load(Relaxed)
 }
 
 /// All descendants of this process.
