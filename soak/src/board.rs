@@ -153,7 +153,7 @@ impl Board {
     /// Takes a slot for a new process, if there may be one more.
     pub fn claim_process(&self) -> Option<usize> {
         let most = self.processes.load(Relaxed);
-        let one_more = |running| (running < most).then_some(running + 1);
+        let one_more = |running| (running < most).then(|| running + 1);
         self.running.fetch_update(AcqRel, Relaxed, one_more).ok()?;
         let slot = self.claim();
         if slot.is_none() {

@@ -47,7 +47,7 @@ pub struct Descriptors {
 impl Descriptors {
     /// Among others that keep to their own ones.
     pub fn shared() -> Self {
-        let one_more = |users| (users < ALONE - 1).then_some(users + 1);
+        let one_more = |users| (users < ALONE - 1).then(|| users + 1);
         while DESCRIPTORS.fetch_update(Acquire, Relaxed, one_more).is_err() {
             nap(0);
         }
