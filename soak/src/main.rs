@@ -88,6 +88,9 @@ struct Arguments {
     /// Only this service, or these; without it, all that are to be had
     #[arg(long = "service", value_parser = SERVICES, value_delimiter = ',')]
     services: Vec<String>,
+    /// More of refpage's options, as in REFPAGE_OPTIONS
+    #[arg(long, default_value = "", value_name = "KEY=VALUE:…")]
+    options: String,
     /// Send signals to children that have not yet returned from fork, too
     #[arg(long)]
     early_signals: bool,

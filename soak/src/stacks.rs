@@ -12,6 +12,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// The stacks as text, and where they come from.
 pub fn of_process(pid: i32) -> String {
     let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    if command.is_empty() {
+        return format!("process {pid} ended meanwhile\n");
+    }
     let command = String::from_utf8_lossy(&command).replace('\0', " ");
     let stacks = match by_gdb(pid) {
         Ok(stacks) => stacks,

@@ -79,7 +79,9 @@ impl<'a> Supervisor<'a> {
         let mut command = Command::new(&self.program);
         let pattern = pattern(self.seed).0;
         command.env("LD_PRELOAD", &self.library);
-        command.env(OPTIONS, format!("service={service}:pattern={pattern}"));
+        // Behind the extra ones, because the last entry counts.
+        let extra = &self.arguments.options;
+        command.env(OPTIONS, format!("{extra}:service={service}:pattern={pattern}"));
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command
     }
