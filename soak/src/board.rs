@@ -15,7 +15,9 @@ pub const SLOTS: usize = 64;
 /// Threads of the first process.
 pub const MAX_THREADS: usize = 16;
 /// Bytes of a failure's description.
-const TEXT: usize = 8192;
+const TEXT: usize = 4096;
+/// Failures that are kept: those that come soon after the first tell more about it.
+const KEPT: usize = 4;
 
 /// What is counted, and how the table calls it.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +66,14 @@ pub struct Slot {
 }
 
 #[repr(C)]
+struct Failure {
+    /// 0: none; 1: being written; 2: there to be read.
+    state: AtomicU32,
+    length: AtomicU32,
+    text: UnsafeCell<[u8; TEXT]>,
+}
+
+#[repr(C)]
 pub struct Board {
     /// The supervisor's settings, constant once the tree runs.
     pub seed: AtomicU64,
@@ -83,17 +93,14 @@ pub struct Board {
     pub seen: AtomicU32,
     /// Processes besides the first.
     pub running: AtomicU32,
-    /// 0: none; 1: being written; 2: there to be read.
-    failed: AtomicU32,
-    length: AtomicU32,
-    text: UnsafeCell<[u8; TEXT]>,
+    failures: [Failure; KEPT],
     counts: [AtomicU64; COUNTS.len()],
     /// Of the choices of each thread of the first process.
     pub digests: [AtomicU64; MAX_THREADS],
     pub slots: [Slot; SLOTS],
 }
 
-// SAFETY: all is atomic but the text, which is written by whoever set `failed` to 1 and read once it is 2.
+// SAFETY: all is atomic but the text, which is written by whoever set `state` to 1 and read once it is 2.
 unsafe impl Sync for Board {}
 
 impl Board {
@@ -179,32 +186,39 @@ impl Board {
         self.slots.iter().enumerate().filter(|(_, slot)| slot.taken.load(Acquire) != 0)
     }
 
-    /// Keeps the first failure. Allocates nothing, and may be called from a signal handler.
+    /// Keeps a failure, if it is one of the first. Allocates nothing, and may be called from a signal handler.
     pub fn fail(&self, text: std::fmt::Arguments) {
-        if self.failed.compare_exchange(0, 1, AcqRel, Relaxed).is_err() {
-            return;
-        }
-        // SAFETY: who set `failed` to 1 is alone with the text until it is 2.
-        let bytes = unsafe { &mut *self.text.get() };
+        let free =
+            |failure: &&Failure| failure.state.compare_exchange(0, 1, AcqRel, Relaxed).is_ok();
+        let Some(failure) = self.failures.iter().find(free) else { return };
+        // SAFETY: who set the state to 1 is alone with the text until it is 2.
+        let bytes = unsafe { &mut *failure.text.get() };
         let mut text_of = Text { bytes, length: 0 };
         // What does not fit is cut off.
         let _ = std::fmt::Write::write_fmt(&mut text_of, text);
-        self.length.store(text_of.length as u32, Relaxed);
-        self.failed.store(2, Release);
+        failure.length.store(text_of.length as u32, Relaxed);
+        failure.state.store(2, Release);
     }
 
     pub fn has_failed(&self) -> bool {
-        self.failed.load(Acquire) != 0
+        self.failures[0].state.load(Acquire) != 0
     }
 
+    /// What is there to be read, if the first failure is.
     pub fn failure(&self) -> Option<String> {
-        if self.failed.load(Acquire) != 2 {
+        if self.failures[0].state.load(Acquire) != 2 {
             return None;
         }
-        let length = self.length.load(Relaxed) as usize;
-        // SAFETY: it is written once, before `failed` was set to 2.
-        let bytes = unsafe { &*self.text.get() };
-        Some(String::from_utf8_lossy(&bytes[..length.min(TEXT)]).into_owned())
+        let written = self.failures.iter().filter(|failure| failure.state.load(Acquire) == 2);
+        let texts: Vec<_> = written
+            .map(|failure| {
+                let length = failure.length.load(Relaxed) as usize;
+                // SAFETY: it is written once, before the state was set to 2.
+                let bytes = unsafe { &*failure.text.get() };
+                String::from_utf8_lossy(&bytes[..length.min(TEXT)]).into_owned()
+            })
+            .collect();
+        Some(texts.join("\nand then: "))
     }
 }
 

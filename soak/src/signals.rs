@@ -1,7 +1,8 @@
 //! Signals whose handlers touch memory that was allocated before and never touched, on stacks of such memory.
 
 use std::cell::Cell;
-use std::ffi::c_void;
+use std::ffi::{CStr, c_void};
+use std::fmt;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::*};
 
@@ -38,6 +39,8 @@ const MARK: u64 = 0x5167_4e41_5349_474e;
 
 /// Makes the handlers of this process, which a forked child inherits, and lets the signals come.
 pub fn handle() {
+    // The first call loads a library: not in a handler.
+    Frames::here();
     // SAFETY: the struct is made of zeros and what is set here; the handlers have the type of `SA_SIGINFO`.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
@@ -52,7 +55,7 @@ pub fn handle() {
             action.sa_flags |= if signal == libc::SIGUSR1 { 0 } else { libc::SA_ONSTACK };
             libc::sigaction(signal, &action, null_mut());
         }
-        action.sa_flags = libc::SA_SIGINFO | libc::SA_RESETHAND | libc::SA_ONSTACK;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
         action.sa_sigaction = die as extern "C" fn(_, _, _) as usize;
         for signal in DEADLY {
             libc::sigaction(signal, &action, null_mut());
@@ -109,10 +112,47 @@ extern "C" fn touch(_: i32, _: *mut libc::siginfo_t, _: *mut c_void) {
 extern "C" fn die(signal: i32, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the kernel gives a handler of `SA_SIGINFO` both structs.
     let (address, at) = unsafe { ((*info).si_addr(), program_counter(context)) };
+    let (process, thread) = (std::process::id(), thread_id());
     fail(format_args!(
-        "thread {} got signal {signal}, address {address:?}, at {at:#x}",
-        thread_id()
+        "process {process}, thread {thread}: signal {signal}, address {address:?}, at {at:#x}{}",
+        Frames::here()
     ))
+}
+
+/// The callers of this thread's functions, for those who find no process to attach gdb to.
+struct Frames {
+    addresses: [*mut c_void; 40],
+    count: usize,
+}
+
+impl Frames {
+    fn here() -> Self {
+        let mut addresses = [null_mut(); 40];
+        // SAFETY: the array has room for as many.
+        let count = unsafe { libc::backtrace(addresses.as_mut_ptr(), 40) };
+        Self { addresses, count: count as usize }
+    }
+}
+
+impl fmt::Display for Frames {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for &address in &self.addresses[..self.count] {
+            // SAFETY: any address may be asked for; zeros are a value of the struct.
+            let (found, about) = unsafe {
+                let mut about: libc::Dl_info = std::mem::zeroed();
+                (libc::dladdr(address, &mut about) != 0, about)
+            };
+            if !found {
+                write!(out, "\n  {address:?}")?;
+                continue;
+            }
+            // SAFETY: dladdr gives strings that live as long as the object.
+            let object = unsafe { CStr::from_ptr(about.dli_fname) };
+            let object = object.to_str().unwrap_or("?").rsplit('/').next().unwrap_or("?");
+            write!(out, "\n  {object}+{:#x}", address as usize - about.dli_fbase as usize)?;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

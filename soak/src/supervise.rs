@@ -21,6 +21,9 @@ const OPTIONS: &str = "REFPAGE_OPTIONS";
 /// Lanes that a forked process counts for, with its threads, when the memory is shared out.
 const LANES_OF_THREADS: u64 = 4;
 
+/// How long more failures are waited for after the first.
+const MORE: Duration = Duration::from_millis(500);
+
 /// How the tree of one service ended.
 pub struct Outcome {
     pub service: String,
@@ -167,8 +170,9 @@ impl<'a> Supervisor<'a> {
                     return Some(format!("{who} ({pid}) {}", tree::ending(status)));
                 }
             }
-            if let Some(failure) = board.failure() {
-                return Some(failure);
+            if board.failure().is_some() {
+                std::thread::sleep(MORE);
+                return board.failure();
             }
             if stderr.metadata().is_ok_and(|about| about.len() > 0) {
                 return Some("something was written to stderr".into());
