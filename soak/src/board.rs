@@ -84,8 +84,6 @@ pub struct Board {
     /// Steps of each lane of the first process; 0 is as many as there is time for.
     pub steps: AtomicU64,
     pub inject: AtomicU32,
-    /// Whether a child gets signals before it returns from fork.
-    pub early_signals: AtomicU32,
 
     /// When the time is over, on the monotonic clock: a tree ends even if nobody is left to end it.
     pub stop_at: AtomicU64,

@@ -91,9 +91,6 @@ struct Arguments {
     /// More of refpage's options, as in REFPAGE_OPTIONS
     #[arg(long, default_value = "", value_name = "KEY=VALUE:…")]
     options: String,
-    /// Send signals to children that have not yet returned from fork, too
-    #[arg(long)]
-    early_signals: bool,
     /// Write the results there
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,

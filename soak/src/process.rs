@@ -97,7 +97,8 @@ pub fn fork(lane: &mut Lane) {
         }
         pid => {
             lane.children.push(Child { pid, slot: Some(slot), step: lane.step, fate });
-            if signalled && board().early_signals.load(Relaxed) != 0 {
+            if signalled {
+                // Mostly before it returns from fork.
                 // SAFETY: the child is ours and not yet waited for.
                 unsafe { libc::kill(pid, libc::SIGUSR2) };
             }

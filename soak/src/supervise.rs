@@ -116,7 +116,6 @@ impl<'a> Supervisor<'a> {
         board.inject.store(arguments.inject.map_or(0, |inject| inject as u32 + 1), Relaxed);
         let over = board::monotonic_seconds() + arguments.seconds;
         board.stop_at.store(over, Relaxed);
-        board.early_signals.store(arguments.early_signals.into(), Relaxed);
         let name = self.scratch.0.join(format!("stderr.{service}"));
         let options = File::options().read(true).append(true).create_new(true).open(&name);
         let mut stderr = options.context("cannot make a file for the tree's stderr")?;
