@@ -4,8 +4,8 @@
 //!
 //! - **OS page**: what sysconf says, 4, 16 or 64 KiB. Here "page" alone means an OS page.
 //! - [`Region`]: the one big reservation, in two parts: what is missing from the **content part**
-//!   is the engine's business, from the **zero part** the kernel's. Each part is one VMA, never
-//!   split further; but with `cow`, the content part is one for each piece.
+//!   is the engine's business, from the **zero part** the kernel's. Each part is two VMAs, what has
+//!   been in use and the rest, never split further; but with `cow`, one for each piece.
 //! - **Page run**: contiguous pages of the Region that belong together; who divides the Region
 //!   into runs implements [`Runs`] and keeps a [`RunWindow`] for each.
 //! - [`Content`]: what an untouched byte reads as; a [`Pattern`] is a byte or a word.

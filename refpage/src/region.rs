@@ -6,9 +6,10 @@
 //!     (`lazy`), or a file's (`cow`)
 //! ```
 //!
-//! The two parts are registered in different ways and so are two VMAs, for good; with `cow` the
-//! content part is one for each of its [pieces](crate::backing), and one behind them. A missing page
-//! of the zero part is what calloc wants it to be without anyone's help: no handler, no wake-up.
+//! The two parts are registered in different ways. Each is two VMAs, for good: what has been in use,
+//! which core files have, and the rest, which they leave out; with `cow` the first of the content
+//! part is one for each of its [pieces](crate::backing). A missing page of the zero part is what
+//! calloc wants it to be without anyone's help: no handler, no wake-up.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
