@@ -6,12 +6,13 @@ use core::ffi::{CStr, c_void};
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use refpage::sys::descriptor::Descriptor;
 use refpage::sys::errno::name;
 use refpage::sys::lock::Mutex;
 use refpage::sys::report::warn;
 use refpage::sys::{thread, vm};
 use refpage::{Config, Engine, Failure, Reason, Region, Service};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
 
 use crate::cache::RunCache;
@@ -358,9 +359,7 @@ fn read_environment(variable: &str, options: &mut Options) {
 
 /// Inside the dynamic linker, before libc has an environment: from the kernel's copy of it.
 fn read_kernel_environment(apply: &mut dyn FnMut(&[u8])) {
-    let opened =
-        rustix::fs::open(c"/proc/self/environ", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-    let Ok(file) = opened else { return };
+    let Ok(file) = Descriptor::open(c"/proc/self/environ", OFlags::RDONLY) else { return };
     // Read through a window: entries longer than it are none of ours.
     let mut window = [0u8; 4096];
     let mut filled = 0;

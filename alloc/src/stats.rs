@@ -2,8 +2,9 @@
 
 use core::fmt::{self, Write};
 
+use refpage::sys::descriptor::{Descriptor, OUT_OF_THE_WAY};
 use refpage::sys::errno::name;
-use refpage::sys::number::{self, Number};
+use refpage::sys::number::Number;
 use refpage::sys::report::{self, Line};
 use refpage::{Cause, Histogram};
 use rustix::fd::{AsFd, BorrowedFd};
@@ -246,8 +247,8 @@ static STDERR: Number = Number::new();
 
 /// Makes sure that there is a stderr at exit: for the block, or for what is wrong with the file.
 pub(crate) fn keep_stderr() {
-    if let Ok(copy) = rustix::io::fcntl_dupfd_cloexec(borrow(2), number::OUT_OF_THE_WAY) {
-        STDERR.keep(copy);
+    if let Ok(copy) = rustix::io::fcntl_dupfd_cloexec(borrow(2), OUT_OF_THE_WAY) {
+        STDERR.keep(Descriptor::new(copy));
     }
 }
 
@@ -287,14 +288,14 @@ fn write_file(heap: &Heap, path: &PathText) -> Result<()> {
     let mut text = Line::<TEXT>::default();
     let _ = Report::of(heap, &heap.engine.reasons()).write_json(&mut text);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-    let file = rustix::fs::open(path.as_bytes(), flags, Mode::from_raw_mode(0o644))?;
+    let file = rustix::fs::open(path.as_bytes(), flags, Mode::from_raw_mode(0o644));
+    let file = Descriptor::new(file?);
     report::write_all(file.as_fd(), text.as_bytes())
 }
 
 /// Lines of /proc/self/maps that overlap the Region.
 fn count_vmas(region: &refpage::Region) -> usize {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let Ok(maps) = rustix::fs::open(c"/proc/self/maps", flags, Mode::empty()) else { return 0 };
+    let Ok(maps) = Descriptor::open(c"/proc/self/maps", OFlags::RDONLY) else { return 0 };
     let mut count = 0;
     let (mut start, mut value, mut fields) = (0usize, 0usize, 0);
     let mut buffer = [0u8; 1024];

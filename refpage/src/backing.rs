@@ -24,8 +24,9 @@ use rustix::io::{Errno, Result};
 use crate::bits::Pages;
 use crate::content::Content;
 use crate::region::Region;
+use crate::sys::descriptor::Descriptor;
 use crate::sys::lock::Mutex;
-use crate::sys::number::{self, Number};
+use crate::sys::number::Number;
 use crate::sys::vm;
 
 /// Bytes of a piece, and up to which addresses in use it is laid. A piece costs its length in memory
@@ -209,18 +210,11 @@ impl Source {
             Err(Errno::INVAL) => rustix::fs::memfd_create(c"refpage", flags)?,
             created => created?,
         };
-        let file = number::out_of_the_way(file);
-        match Self::prepare(file.as_fd()) {
-            Ok(window) => {
-                let number = Number::new();
-                number.keep(file);
-                Ok(Self { number, window, filled: 0 })
-            }
-            Err(errno) => {
-                number::close(file);
-                Err(errno)
-            }
-        }
+        let file = Descriptor::new(file).out_of_the_way();
+        let window = Self::prepare(file.as_fd())?;
+        let number = Number::new();
+        number.keep(file);
+        Ok(Self { number, window, filled: 0 })
     }
 
     /// Gives a new file its length and its seals: its window.
@@ -234,13 +228,24 @@ impl Source {
             window
         };
         let seals = SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL | SealFlags::FUTURE_WRITE;
-        match rustix::fs::fcntl_add_seals(file, seals) {
-            Ok(()) => Ok(window),
-            Err(errno) => {
-                // SAFETY: mapped above, seen by nobody.
-                unsafe { vm::unmap(window, LARGEST) };
-                Err(errno)
-            }
+        let sealed = rustix::fs::fcntl_add_seals(file, seals);
+        sealed.and_then(|()| Self::recognise(window, file)).inspect_err(|_| {
+            // SAFETY: mapped above, seen by nobody.
+            unsafe { vm::unmap(window, LARGEST) };
+        })?;
+        Ok(window)
+    }
+
+    /// That the window shows this file, and not one that the program has put under its number.
+    fn recognise(window: *mut u8, file: BorrowedFd<'_>) -> Result<()> {
+        let sign = window.addr().to_ne_bytes();
+        let mut read = [0; size_of::<usize>()];
+        // SAFETY: the beginning of the window, which is this process's and holds nothing yet.
+        unsafe { window.cast::<[u8; size_of::<usize>()]>().write(sign) };
+        if rustix::io::pread(file, &mut read, 0)? == read.len() && read == sign {
+            Ok(())
+        } else {
+            Err(Errno::BADF)
         }
     }
 
@@ -381,8 +386,7 @@ mod tests {
         assert_eq!(f.extend(1 << 20), (0, None));
         let used = f.backing.end.load(Ordering::Relaxed) * vm::page_size();
         // A file that cannot be mapped.
-        let flags = rustix::fs::OFlags::WRONLY;
-        let wrong = rustix::fs::open(c"/dev/null", flags, rustix::fs::Mode::empty());
+        let wrong = Descriptor::open(c"/dev/null", rustix::fs::OFlags::WRONLY);
         let number = Number::new();
         number.keep(wrong.expect("/dev/null"));
         let window = core::ptr::null_mut();

@@ -5,6 +5,7 @@
 //! instead), no panic. So any function here may run inside malloc, in the fault handler, and
 //! between fork and exec.
 
+pub mod descriptor;
 pub mod errno;
 #[cfg(feature = "inject")]
 pub mod inject;

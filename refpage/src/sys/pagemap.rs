@@ -3,9 +3,10 @@
 use core::ffi::CStr;
 
 use rustix::fd::BorrowedFd;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 
-use crate::sys::number::{Number, close, identity, out_of_the_way};
+use crate::sys::descriptor::{Descriptor, identity};
+use crate::sys::number::Number;
 use crate::sys::vm::page_size;
 
 /// Present; swapped; a file's: bits 63, 62 and 61 of an entry.
@@ -61,15 +62,10 @@ impl Pagemap {
                 return done;
             }
             self.0.close();
-            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-            let Ok(file) = rustix::fs::open(PATH, flags, Mode::empty()) else { return false };
-            let file = out_of_the_way(file);
-            match rustix::fs::stat(PATH) {
-                Ok(stat) => self.0.keep_known(file, identity(&stat)),
-                Err(_) => {
-                    close(file);
-                    return false;
-                }
+            let Ok(file) = Descriptor::open(PATH, OFlags::RDONLY) else { return false };
+            let Ok(stat) = rustix::fs::stat(PATH) else { return false };
+            if file.known_as().1 == identity(&stat) {
+                self.0.keep(file.out_of_the_way());
             }
         }
         false
@@ -93,9 +89,8 @@ fn read_entries(file: BorrowedFd<'_>, first: usize, entries: &mut [u64]) -> bool
 mod tests {
     use std::vec::Vec;
 
-    use rustix::fd::AsRawFd;
-
     use super::*;
+    use crate::sys::descriptor::tests::replace;
     use crate::sys::vm;
 
     fn populated(map: &Pagemap, start: *mut u8, count: usize) -> Vec<usize> {
@@ -121,10 +116,7 @@ mod tests {
         assert_eq!(populated(&map, start, 3000), [0, 7, 1023, 1024, 2999]);
         // The program closes the number, and something else gets it.
         let number = map.0.get().expect("it stays open");
-        let zero =
-            rustix::fs::open(c"/dev/zero", OFlags::RDONLY, Mode::empty()).expect("/dev/zero");
-        // SAFETY: as such a program would.
-        assert_eq!(unsafe { libc::dup2(zero.as_raw_fd(), number) }, number);
+        replace(number);
         assert_eq!(populated(&map, start, 3000), [0, 7, 1023, 1024, 2999]);
         // SAFETY: the program's own, and the test's.
         unsafe {

@@ -3,8 +3,10 @@
 use core::fmt::{self, Write};
 
 use rustix::fd::{AsFd, BorrowedFd};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
+
+use crate::sys::descriptor::Descriptor;
 
 /// A line longer than this is cut: it is built on the stack, since nothing may allocate here.
 const LINE: usize = 512;
@@ -90,7 +92,7 @@ pub fn die(message: fmt::Arguments<'_>) -> ! {
 
 /// As [`die`], from the fault handler, whose private descriptor table holds no stderr.
 pub fn die_without_stderr(message: fmt::Arguments<'_>) -> ! {
-    if let Ok(fd) = rustix::fs::open(c"/proc/self/fd/2", OFlags::WRONLY, Mode::empty()) {
+    if let Ok(fd) = Descriptor::open(c"/proc/self/fd/2", OFlags::WRONLY) {
         warn_on(fd.as_fd(), message);
     }
     abort()
@@ -119,7 +121,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_written_is_said() {
-        let full = rustix::fs::open(c"/dev/full", OFlags::WRONLY, Mode::empty()).expect("open");
+        let full = Descriptor::open(c"/dev/full", OFlags::WRONLY).expect("open");
         assert_eq!(write_all(full.as_fd(), b"text"), Err(Errno::NOSPC));
         assert_eq!(write_all(full.as_fd(), b""), Ok(()));
     }

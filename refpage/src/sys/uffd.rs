@@ -6,15 +6,15 @@
 use core::ffi::c_void;
 
 use linux_raw_sys::general as k;
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use rustix::fs::{Mode, OFlags};
+use rustix::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
 use rustix::ioctl::{self, Ioctl, IoctlOutput, Opcode, Updater, opcode};
 use rustix::mm::UserfaultfdFlags;
 
+use crate::sys::descriptor::Descriptor;
 #[cfg(feature = "inject")]
 use crate::sys::inject;
-use crate::sys::number::out_of_the_way;
 
 const GROUP: u8 = 0xAA;
 
@@ -107,7 +107,7 @@ pub struct Fault {
 /// An open userfaultfd after its API handshake.
 #[derive(Debug)]
 pub struct Uffd {
-    fd: OwnedFd,
+    fd: Descriptor,
     features: Features,
 }
 
@@ -129,11 +129,7 @@ impl Uffd {
     fn open_with(way: Way, features: u64) -> Result<Self> {
         let fd = match way {
             Way::Device => {
-                let device = rustix::fs::open(
-                    c"/dev/userfaultfd",
-                    OFlags::RDWR | OFlags::CLOEXEC,
-                    Mode::empty(),
-                )?;
+                let device = Descriptor::open(c"/dev/userfaultfd", OFlags::RDWR)?;
                 // SAFETY: USERFAULTFD_IOC_NEW takes open flags by value and returns a descriptor.
                 unsafe { ioctl::ioctl(&device, NewUffd)? }
             }
@@ -146,6 +142,8 @@ impl Uffd {
                 unsafe { rustix::mm::userfaultfd(flags)? }
             }
         };
+        let fd = Descriptor::new(fd);
+        // Asked of the descriptor itself: what answers is no file that the program has put there.
         let mut api = k::uffdio_api { api: k::UFFD_API as u64, features, ioctls: 0 };
         const OP: Opcode = opcode::read_write::<k::uffdio_api>(GROUP, k::_UFFDIO_API as u8);
         // SAFETY: UFFDIO_API reads and writes a `uffdio_api`.
@@ -160,13 +158,13 @@ impl Uffd {
     }
 
     /// The descriptor, out of the way of programs that count on low numbers.
-    pub fn into_descriptor(self) -> OwnedFd {
-        out_of_the_way(self.fd)
+    pub fn into_descriptor(self) -> Descriptor {
+        self.fd.out_of_the_way()
     }
 
     /// This userfaultfd, borrowed as a channel.
     pub fn channel(&self) -> Channel {
-        Channel::new(self.fd.as_raw_fd())
+        Channel::new(self.fd.known_as().0)
     }
 }
 

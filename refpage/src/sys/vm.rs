@@ -4,9 +4,10 @@ use core::ffi::c_void;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fd::BorrowedFd;
-use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+use crate::sys::descriptor::Descriptor;
 
 /// Size of an OS page in bytes: 4, 16 or 64 KiB. Read once, at run time.
 #[inline]
@@ -76,10 +77,9 @@ pub fn reserving_costs() -> bool {
 }
 
 fn is_overcommit_strict() -> bool {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let mut mode = [0u8; 1];
-    rustix::fs::open(c"/proc/sys/vm/overcommit_memory", flags, Mode::empty())
-        .is_ok_and(|file| rustix::io::read(&file, &mut mode) == Ok(1) && mode == *b"2")
+    let read = Descriptor::read_from(c"/proc/sys/vm/overcommit_memory", &mut mode);
+    read == Ok(1) && mode == *b"2"
 }
 
 /// Core files leave out reservations of so many bytes and more: the kernel looks at each page of
@@ -179,12 +179,7 @@ pub unsafe fn map_anonymous_over(start: *mut u8, len: usize) -> Result<()> {
 pub fn max_map_count() -> usize {
     const DEFAULT: usize = 65_530;
     let mut text = [0u8; 24];
-    let read = rustix::fs::open(
-        c"/proc/sys/vm/max_map_count",
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .and_then(|file| rustix::io::read(&file, &mut text));
+    let read = Descriptor::read_from(c"/proc/sys/vm/max_map_count", &mut text);
     let digits = text.get(..read.unwrap_or(0)).unwrap_or_default();
     let digits = core::str::from_utf8(digits).unwrap_or_default().trim();
     digits.parse().unwrap_or(DEFAULT)
