@@ -2,6 +2,7 @@
 
 mod cycles;
 mod dense;
+mod forks;
 mod growth;
 mod sparse;
 mod threads;
@@ -82,6 +83,7 @@ pub fn all(scale: Scale) -> Vec<Case> {
     cycles::add(&mut cases, scale);
     growth::add(&mut cases, scale);
     threads::add(&mut cases, scale);
+    forks::add(&mut cases, scale);
     cases
 }
 
