@@ -20,6 +20,7 @@ use crate::books::{Part, parts_for};
 use crate::cache::Memory;
 use crate::classes::ARENA_WORD;
 use crate::page_map::{Kind, SLOT};
+use crate::start;
 
 /// Slots of one arena: 64 MiB of addresses, untouched until spans are carved from them.
 const ARENA_SLOTS: usize = 1024;
@@ -77,6 +78,10 @@ impl Arenas {
         memory: Memory<'_>,
         span: usize,
     ) -> Option<()> {
+        if talc.is_metadata_established() {
+            // Which of several gaps it uses next is not foreseen, so it may fault.
+            start::wake_handler();
+        }
         let align = block_slots(memory);
         // A slot for talc's own words before the first border, and one for the word at the end.
         let least = (span + 2).next_multiple_of(align);
@@ -104,7 +109,7 @@ impl Arenas {
         // ones the first gap begins at the second slot exactly.
         let skip = if talc.is_metadata_established() { SLOT - TAG_ROOM } else { 0 };
         // Talc writes at both ends, and around the borders of the span to come.
-        if memory.engine.service() == Service::Lazy {
+        if is_known(memory) {
             memory.engine.prefill(pages.prefix(usize::from(skip == 0)));
             memory.engine.prefill(pages.skip(pages.count - 1));
             self.ready_border(memory, head + 1);
@@ -123,7 +128,7 @@ impl Arenas {
                 .head(slot)
                 .is_some_and(|h| h < slot && memory.map.run(h).kind() == Kind::Arena)
         };
-        if memory.engine.service() == Service::Lazy && slot < memory.map.slots() && arena(slot) {
+        if is_known(memory) && slot < memory.map.slots() && arena(slot) {
             let border = memory.map.pages(slot, 1).first;
             self.ready(memory, Pages { first: border - 1, count: 2 });
         }
@@ -151,6 +156,12 @@ impl Arenas {
         // SAFETY: the caller's promise.
         unsafe { self.talc.release() }
     }
+}
+
+/// Whether all present pages have to be known, also those that talc writes to: with `eager`, the
+/// service may become `lazy`.
+fn is_known(memory: Memory<'_>) -> bool {
+    matches!(memory.engine.service(), Service::Lazy | Service::Eager)
 }
 
 /// Slots that an arena's length and first slot are multiples of: whole huge pages fit, but in a

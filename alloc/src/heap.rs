@@ -11,15 +11,16 @@ use core::ptr::null_mut;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use refpage::sys::lock::Mutex;
-use refpage::sys::vm::{ForkFlag, KeepErrno};
+use refpage::sys::vm::{ForkWord, KeepErrno};
 use refpage::{Engine, RunWindow, Runs};
 
 use crate::cache::{Memory, RunCache};
 use crate::classes::{self, COUNT, GRANULE};
+use crate::fork;
 use crate::large::Large;
 use crate::misuse;
 use crate::options::Options;
-use crate::page_map::{Kind, PageMap};
+use crate::page_map::PageMap;
 use crate::spans::Spans;
 use crate::start;
 use crate::stats::Stats;
@@ -45,8 +46,8 @@ pub(crate) struct Heap {
     /// Serves threads that are past their end, or too many for a cache of their own.
     pub(crate) shared: Mutex<usize>,
     pub(crate) options: Options,
-    /// Cleared by the kernel in a child; the atfork handler sets it again.
-    pub(crate) fork_flag: ForkFlag,
+    /// Whether this process is a child that still has something to [settle](crate::fork).
+    pub(crate) fork_word: ForkWord,
 }
 
 impl Heap {
@@ -120,12 +121,13 @@ pub fn allocate(size: usize, align: usize, zeroed: bool) -> *mut u8 {
 fn allocate_slow(size: usize, align: usize, zeroed: bool) -> *mut u8 {
     let _errno = KeepErrno::new();
     let Some(heap) = start::started() else { return null_mut() };
-    start::notice_clone(heap);
+    fork::settle(heap);
     if size > isize::MAX as usize || align > heap.engine.region().len() {
         return null_mut();
     }
     let small = size < THRESHOLD.load(Relaxed);
     let Some(class) = classes::aligned(size, align).filter(|_| small) else {
+        start::wake_handler();
         return heap.large.allocate(heap.memory(), size, align, zeroed);
     };
     let block = with_cache(heap, |cache| {
@@ -173,7 +175,7 @@ pub unsafe fn deallocate(ptr: *mut u8) {
 #[inline(never)]
 fn keep_slow(heap: &'static Heap, class: usize, block: *mut u8) {
     let _errno = KeepErrno::new();
-    start::notice_clone(heap);
+    fork::settle(heap);
     with_cache(heap, |cache| {
         if !cache.push(class, block) {
             heap.flush(cache, class, false);
@@ -185,7 +187,7 @@ fn keep_slow(heap: &'static Heap, class: usize, block: *mut u8) {
 #[inline(never)]
 fn deallocate_large(heap: &'static Heap, address: usize) {
     let _errno = KeepErrno::new();
-    start::notice_clone(heap);
+    fork::settle(heap);
     if address.is_multiple_of(GRANULE) {
         heap.large.free(heap.memory(), address);
     } else {
@@ -207,11 +209,12 @@ pub unsafe fn reallocate(ptr: *mut u8, new_size: usize) -> *mut u8 {
         return null_mut();
     }
     let heap = start::heap();
-    start::notice_clone(heap);
+    fork::settle(heap);
     let address = ptr as usize;
     let state = heap.map.state(address).load(Relaxed);
     let threshold = THRESHOLD.load(Relaxed);
     if state == 0 && new_size >= threshold {
+        start::wake_handler();
         return heap.large.reallocate(heap.memory(), address, new_size);
     }
     if state != 0 && new_size <= old_size && new_size >= old_size / 2 && new_size < threshold {
@@ -252,6 +255,7 @@ pub unsafe fn usable_size(ptr: *const u8) -> usize {
 pub fn trim(pad: usize) -> bool {
     let _errno = KeepErrno::new();
     let Some(heap) = start::try_heap() else { return false };
+    fork::settle(heap);
     if let Some(cache) = own_cache() {
         for class in 0..COUNT {
             heap.flush(cache, class, true);
@@ -303,6 +307,7 @@ fn with_cache<R>(heap: &Heap, work: impl FnOnce(&mut ThreadCache) -> R) -> R {
 /// Takes an ended thread's cache apart. Registered with libc as the destructor of a thread key.
 pub(crate) extern "C" fn thread_ends(cache: *mut core::ffi::c_void) {
     let Some(heap) = start::try_heap() else { return };
+    fork::settle(heap);
     let cache = cache.cast::<ThreadCache>();
     tls::set(ENDED);
     for class in 0..COUNT {
@@ -311,37 +316,4 @@ pub(crate) extern "C" fn thread_ends(cache: *mut core::ffi::c_void) {
     }
     // SAFETY: as above.
     unsafe { heap.caches.give(cache) };
-}
-
-/// Brings everything that is missing from live memory into place, for a child that has no fault
-/// channel and may not read zeros instead.
-pub(crate) fn fill_what_is_missing(heap: &Heap) {
-    let mut slot = 0;
-    while slot < heap.map.slots() {
-        let head = heap.map.head(slot).filter(|&head| head == slot);
-        let Some(run) = head.map(|head| heap.map.run(head)) else {
-            slot += 1;
-            continue;
-        };
-        let slots = run.slots.load(Relaxed) as usize;
-        let zero = run.window.zero_pages();
-        if !matches!(run.kind(), Kind::None | Kind::Free | Kind::Moving) {
-            heap.engine.learn_missing(heap.map.pages(slot, slots));
-        }
-        match run.kind() {
-            Kind::Large => {
-                let asked = heap
-                    .engine
-                    .region()
-                    .pages_of(heap.map.address(slot) as usize, run.size.load(Relaxed));
-                heap.engine.prefill(asked.skip(zero));
-            }
-            Kind::Span => {
-                let readied = run.readied.load(Relaxed) as usize;
-                heap.engine.prefill(heap.map.pages(slot, slots).prefix(readied));
-            }
-            _ => {}
-        }
-        slot += if matches!(run.kind(), Kind::Arena) { 1 } else { slots.max(1) };
-    }
 }

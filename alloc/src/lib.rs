@@ -34,6 +34,7 @@
 //!                          └────▶ large ─────────────────┘
 //!   refpage::Engine and page_map: under all of them;  options, start, stats, misuse: around them
 //!   predictor, unseen: what large knows of how runs are used, and of which pages they have
+//!   fork, missing: what a child needs, and when
 //! ```
 //!
 //! The invariant that makes malloc's fast path a pop: **free memory holds its content or is
@@ -44,9 +45,11 @@ mod books;
 mod cache;
 mod classes;
 mod extents;
+mod fork;
 mod global;
 pub mod heap;
 mod large;
+mod missing;
 mod misuse;
 pub mod options;
 mod page_map;

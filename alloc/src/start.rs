@@ -1,21 +1,22 @@
 //! The heap's beginning: made by the first allocation, which may come from inside the dynamic
-//! linker, before libc has an environment; and what has to happen around fork.
+//! linker, before libc has an environment.
 
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_void};
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use refpage::sys::descriptor::Descriptor;
 use refpage::sys::errno::name;
 use refpage::sys::lock::Mutex;
 use refpage::sys::report::warn;
-use refpage::sys::{thread, vm};
+use refpage::sys::vm;
 use refpage::{Config, Engine, Failure, Reason, Region, Service};
 use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
 
 use crate::cache::RunCache;
+use crate::fork;
 use crate::heap::{self, Heap};
 use crate::large::Large;
 use crate::options::{Options, ServiceChoice, StatsChoice};
@@ -117,6 +118,7 @@ fn start() -> Option<&'static Heap> {
     }
     // SAFETY: written just above, and never again.
     let heap: &'static Heap = unsafe { (*HEAP.0.get()).assume_init_ref() };
+    fork::settled(heap);
     heap.engine.launch();
     tell_of_a_lesser_service(heap);
     STATE.store(READY, Ordering::Release);
@@ -195,14 +197,14 @@ fn make_with(len: usize, config: &Config, options: &Options) -> Result<Heap> {
         caches,
         shared: Mutex::new(shared),
         options: *options,
-        fork_flag: vm::ForkFlag::map()?,
+        fork_word: vm::ForkWord::map()?,
     })
 }
 
 /// One line if the service is less than what was asked for, or the least: without privilege, `cow`
 /// and `eager` are what is to be had, and nothing to complain about at the start of every program.
-fn tell_of_a_lesser_service(heap: &Heap) {
-    let (wanted, service) = (heap.options.service, heap.engine.service());
+pub(crate) fn tell_of_a_lesser_service(heap: &Heap) {
+    let (wanted, service) = (heap.options.service, heap.engine.offered());
     let less = match wanted {
         ServiceChoice::Auto => service == Service::Memset,
         asked => service.as_str() != asked.as_str(),
@@ -226,7 +228,9 @@ fn hook_into_libc(options: &Options) {
         if libc::pthread_key_create(&mut key, Some(end_of_thread)) == 0 {
             THREAD_KEY.store(key, Ordering::Release);
         }
-        if libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(in_child)) != 0 {
+        if libc::pthread_atfork(Some(fork::before), Some(fork::in_parent), Some(fork::in_child))
+            != 0
+        {
             warn(format_args!("cannot register for fork: a child must not allocate"));
         }
         if options.stats != StatsChoice::Off && libc::atexit(stats::at_exit) != 0 {
@@ -251,73 +255,13 @@ pub(crate) fn watch_thread_end(cache: *mut c_void) {
     }
 }
 
-/// The signals that were blocked in the thread that forks, for as long as it holds the heap's locks:
-/// a child's signal handler is not to touch memory before there is somebody to serve it.
-static SIGNALS: AtomicU64 = AtomicU64::new(0);
-
-unsafe extern "C" fn before_fork() {
-    let heap = heap();
-    let signals = thread::block_signals();
-    heap.shared.acquire();
-    heap.spans.acquire();
-    heap.cache.acquire();
-    heap.caches.acquire();
-    heap.engine.fork_prepare();
-    SIGNALS.store(signals, Ordering::Relaxed);
-}
-
-unsafe extern "C" fn after_fork() {
-    let heap = heap();
-    let signals = SIGNALS.load(Ordering::Relaxed);
-    heap.engine.fork_done();
-    // SAFETY: taken by this thread in `before_fork`.
-    unsafe { release_locks(heap) };
-    thread::restore_signals(signals);
-}
-
-unsafe extern "C" fn in_child() {
-    let heap = heap();
-    heap.fork_flag.set();
-    heap.engine.fork_done();
-    // SAFETY: taken in `before_fork` by the thread that this one is the image of.
-    unsafe { release_locks(heap) };
-    settle_child(heap);
-    thread::restore_signals(SIGNALS.load(Ordering::Relaxed));
-}
-
-/// Called on the slow paths: a child of a raw clone, for which no atfork handler ran, becomes one
-/// that allocates. (Other threads of the parent may have held locks then; POSIX lets such a child
-/// call nothing that needs them, malloc included.)
+/// To be called before memory is handed out whose pages may be missing: the fault handler is
+/// started if need be.
 #[inline]
-pub(crate) fn notice_clone(heap: &'static Heap) {
-    if !heap.fork_flag.is_set() {
-        heap.fork_flag.set();
-        settle_child(heap);
-    }
-}
-
-/// Gives a child its own fault channel, or all that is missing.
-#[cold]
-fn settle_child(heap: &'static Heap) {
-    let before = heap.engine.service();
-    let lost = heap.engine.fork_child();
-    if heap.engine.service() != before {
+pub(crate) fn wake_handler() {
+    let heap = heap();
+    if !heap.engine.wake() {
         tell_of_a_lesser_service(heap);
-    }
-    if lost {
-        heap::fill_what_is_missing(heap);
-    }
-}
-
-/// # Safety
-/// `before_fork` took the locks on this thread.
-unsafe fn release_locks(heap: &Heap) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        heap.caches.release();
-        heap.cache.release();
-        heap.spans.release();
-        heap.shared.release();
     }
 }
 

@@ -133,7 +133,7 @@ impl Stats {
 
 /// The name of the service in force; the heap is started if need be.
 pub fn service_name() -> &'static str {
-    start::started().map_or("none", |heap| heap.engine.service().as_str())
+    start::started().map_or("none", |heap| heap.engine.offered().as_str())
 }
 
 /// Why the service in force is not a better one, as text; calls `tell` with it.
@@ -169,7 +169,7 @@ struct Report<'a> {
 impl<'a> Report<'a> {
     fn of(heap: &Heap, reason: &'a dyn fmt::Display) -> Self {
         let engine = &heap.engine;
-        let (service, pattern) = (engine.service().as_str(), engine.content().pattern());
+        let (service, pattern) = (engine.offered().as_str(), engine.content().pattern());
         Self { service, reason, pattern, stats: Stats::of(heap) }
     }
 

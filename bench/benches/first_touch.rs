@@ -50,6 +50,7 @@ impl Bench {
         let engine: &'static Engine =
             Box::leak(Box::new(Engine::new(region, &config, runs).expect("address space")));
         engine.launch();
+        assert!(engine.wake(), "{:?}", engine.reasons());
         Self { engine, runs, page_bytes }
     }
 

@@ -106,6 +106,8 @@ causes! {
     /// Another piece of memory could not show the file (service `cow`): what comes into use from
     /// then on is filled.
     PieceRefused = "piece_refused",
+    /// A child of a raw clone touched a missing page before it was noticed: it read zeros.
+    CloneReadZeros = "clone_read_zeros",
 }
 
 impl Cause {
@@ -150,8 +152,13 @@ impl Default for FallBacks {
 impl FallBacks {
     /// One more.
     pub fn note(&self, cause: Cause) {
+        self.note_many(cause, 1);
+    }
+
+    /// So many at once.
+    pub fn note_many(&self, cause: Cause, times: usize) {
         if let Some(count) = self.0.get(cause as usize) {
-            count.add(1);
+            count.add(times);
         }
     }
 

@@ -1,7 +1,7 @@
 //! The engine: one Region, its pool and its fault channel, behind the calls an allocator makes.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use rustix::io::{Errno, Result};
 
@@ -119,6 +119,10 @@ pub struct Engine {
     pub(crate) backing: Backing,
     pub(crate) channel: Number,
     pub(crate) features: AtomicU64,
+    /// This very engine while `lazy` is asleep (see [`launch`](crate::launch)), else null.
+    pub(crate) asleep: AtomicPtr<Engine>,
+    /// Whether the handler has the channel to itself.
+    pub(crate) handler_runs: AtomicBool,
     /// Held while another channel is opened.
     pub(crate) renewing: Mutex<()>,
     pub(crate) pagemap: Pagemap,
@@ -174,6 +178,8 @@ impl Engine {
             backing: Backing::new(),
             channel: Number::new(),
             features: AtomicU64::new(0),
+            asleep: AtomicPtr::new(core::ptr::null_mut()),
+            handler_runs: AtomicBool::new(false),
             renewing: Mutex::new(()),
             pagemap: Pagemap::new(),
             serving: AtomicUsize::new(0),
@@ -198,6 +204,11 @@ impl Engine {
         self.service.get()
     }
 
+    /// The service that the process has: `lazy` also while that is asleep.
+    pub fn offered(&self) -> Service {
+        if self.asleep.load(Ordering::Acquire).is_null() { self.service() } else { Service::Lazy }
+    }
+
     /// Why it is not a better one.
     pub fn reasons(&self) -> Reasons {
         *self.reasons.lock()
@@ -216,6 +227,16 @@ impl Engine {
     /// Counts something that went a worse way.
     pub fn note(&self, cause: Cause) {
         self.counters.fall_backs.note(cause);
+    }
+
+    /// The same, `times` at once.
+    pub fn note_many(&self, cause: Cause, times: usize) {
+        self.counters.fall_backs.note_many(cause, times);
+    }
+
+    /// Whether the handler is between faults. It waits for nobody, so it will be.
+    pub fn is_handler_idle(&self) -> bool {
+        self.serving.load(Ordering::SeqCst) == 0
     }
 
     /// Pages that wait in the pool.

@@ -6,6 +6,7 @@
 //! and nothing else, so the program may close what it likes.
 
 use core::ffi::{c_int, c_void};
+use core::sync::atomic::Ordering;
 
 use rustix::io::Result;
 
@@ -46,8 +47,8 @@ pub(crate) unsafe fn start(engine: &'static Engine, stack: &Stack) -> Result<()>
 extern "C" fn run(arg: *mut c_void) -> c_int {
     // SAFETY: `start` passed a `&'static Engine`.
     let engine = unsafe { &*arg.cast::<Engine>() };
-    let channel = engine.channel();
-    thread::close_all_but(channel.number());
+    let channel = own_channel(engine);
+    engine.handler_runs.store(true, Ordering::Release);
     // A program that gives up its rights (setuid) does not reach this thread: it has none.
     let none = rustix::thread::CapabilitySet::empty();
     let _ = rustix::thread::set_capabilities(
@@ -69,6 +70,24 @@ extern "C" fn run(arg: *mut c_void) -> c_int {
             due = now + look;
         }
         handler.sleep(due.saturating_sub(now));
+    }
+}
+
+/// The channel, in this thread's private table and alone in it.
+fn own_channel(engine: &Engine) -> Channel {
+    let number = engine.channel().number();
+    if engine.channel.is_ours(number) {
+        thread::close_all_but(number);
+        return Channel::new(number);
+    }
+    // The program closed it before this thread had it.
+    thread::close_all_but(-1);
+    match engine.reopen() {
+        Some(uffd) => uffd.keep_open(),
+        None => report::die_without_stderr(format_args!(
+            "the program closed the userfaultfd, and another one cannot be had; memory could not be \
+             served"
+        )),
     }
 }
 

@@ -1,14 +1,19 @@
 //! The ladder: which service the process gets, at its start and again in a child of fork.
 //!
 //! ```text
-//!   lazy     a userfaultfd that sees all faults ─▶ parts and pool registered ─▶ handler started
-//!    │ no
+//!   lazy     a userfaultfd that sees all faults ─▶ parts and pool registered ─▶ asleep
+//!    │ no                                            first large allocation: handler started
 //!   cow      a sealed memfd, a Region of two parts ─┐
 //!    │ no                                           ├─▶ mover, if it can be had
 //!   eager    ───────────────────────────────────────┘   (needed by eager)
 //!    │ no
 //!   memset   nothing
 //! ```
+//!
+//! **Asleep**, `lazy` is served as `eager` is: memory is filled when it is allocated, nothing is watched
+//! for missing faults, and the process has no thread that it did not start. Programs that make no
+//! large allocation stay so, and so do the children of programs in whose live memory nothing is
+//! missing.
 //!
 //! The **mover** is a userfaultfd for user mode only, which needs no privilege. Nothing is ever
 //! registered with it for missing faults: taken inside system calls, those would fail.
@@ -21,7 +26,7 @@ use crate::bits::Pages;
 use crate::engine::{Engine, Failure, Reason, Supplies};
 use crate::service::{Attempts, Service};
 use crate::sys::uffd::{Channel, Features, Uffd, Watch, Way};
-use crate::sys::vm;
+use crate::sys::{thread, vm};
 
 /// A step of setting a service up, which may have failed.
 type Step<T> = core::result::Result<T, Failure>;
@@ -38,8 +43,8 @@ impl Engine {
         let Some(supplies) = &self.supplies else { return };
         let wanted = self.wanted.unwrap_or(Service::Lazy);
         if wanted == Service::Lazy {
-            match self.try_lazy(supplies) {
-                Ok(()) => return self.service.set(Service::Lazy),
+            match self.try_asleep(supplies) {
+                Ok(()) => return,
                 Err(why) => self.explain(why),
             }
         }
@@ -68,23 +73,91 @@ impl Engine {
         }
     }
 
-    fn try_lazy(&'static self, supplies: &Supplies) -> core::result::Result<(), Reason> {
+    /// Opens a channel that sees all faults, and registers what can wait for the handler with it.
+    fn try_asleep(&'static self, supplies: &Supplies) -> core::result::Result<(), Reason> {
         let (opened, attempts) = Attempts::open();
         let Some((_, uffd)) = opened else { return Err(Reason::NoChannel(attempts)) };
-        let attached = self.attach(uffd, |channel, features| {
-            self.register(channel, self.region().content_part(), Watch::Missing)?;
-            if features.moves() {
-                self.register(channel, self.region().zero_part(), Watch::MoveTarget)?;
-                let pool = supplies.pool.register(channel);
-                pool.map_err(failed("cannot register the pool"))?;
-            }
-            // SAFETY: the handler keeps to `spawn`'s rules (see its module), `self` is static, and
-            // the stack is used by no other handler: one process launches once, and a child of
-            // fork has a copy of its own.
-            unsafe { crate::handler::start(self, &supplies.stack) }
-                .map_err(failed("cannot start the handler"))
+        // Where nothing moves, memory that is filled when it is allocated is copied.
+        let moves = uffd.features().moves();
+        let attached = self.attach(uffd, |channel, _| match moves {
+            true => self.register_to_move(channel, supplies, Service::Eager),
+            false => self.start_handler(channel, supplies),
         });
-        attached.map_err(Reason::Failed)
+        attached.map_err(Reason::Failed)?;
+        if moves {
+            self.service.set(Service::Eager);
+            self.asleep.store(core::ptr::from_ref(self).cast_mut(), Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Starts the handler, if `lazy` is still asleep: to be called before memory is handed out
+    /// whose pages may be missing. False if that failed, and the service stays `eager`.
+    #[inline]
+    pub fn wake(&self) -> bool {
+        self.asleep.load(Ordering::Relaxed).is_null() || self.wake_up()
+    }
+
+    #[cold]
+    fn wake_up(&self) -> bool {
+        let Some(supplies) = &self.supplies else { return false };
+        let _renewing = self.renewing.lock();
+        // SAFETY: null, or this very engine as `launch` was given it.
+        let Some(engine) = (unsafe { self.asleep.load(Ordering::Acquire).as_ref() }) else {
+            return self.service() == Service::Lazy;
+        };
+        let woken = engine.try_wake(supplies);
+        woken.map_err(|why| self.explain(why)).is_ok()
+    }
+
+    fn try_wake(&'static self, supplies: &Supplies) -> core::result::Result<(), Reason> {
+        let mut woken = Ok(());
+        // The program may have closed the channel, and with it all that was registered.
+        if !self.channel.get().is_some_and(|number| self.channel.is_ours(number)) {
+            self.no_channel();
+            woken = self.try_asleep(supplies);
+        }
+        if woken.is_ok() && self.offered() != self.service() {
+            let started = self.start_handler(self.channel(), supplies);
+            woken = started.map_err(Reason::Failed);
+        }
+        self.asleep.store(core::ptr::null_mut(), Ordering::Release);
+        woken
+    }
+
+    /// Has missing faults told, and starts the handler, which answers them: from now on, the
+    /// service is `lazy`.
+    fn start_handler(&'static self, channel: Channel, supplies: &Supplies) -> Step<()> {
+        self.register(channel, self.region().content_part(), Watch::Missing)?;
+        // Other threads of the program may close the channel's number before the handler has it.
+        let alone = thread::count() == Some(1);
+        // SAFETY: the handler keeps to `spawn`'s rules (see its module), `self` is static, and
+        // the stack is used by no other handler: a process starts one, and a child of fork has a
+        // copy of its own.
+        let started = unsafe { crate::handler::start(self, &supplies.stack) };
+        if let Err(errno) = started {
+            // Nobody would answer.
+            self.register(channel, self.region().content_part(), Watch::MoveTarget)
+                .inspect_err(|_| self.no_channel())?;
+            return Err(failed("cannot start the handler")(errno));
+        }
+        while !alone && !self.handler_runs.load(Ordering::Acquire) {
+            rustix::thread::sched_yield();
+        }
+        self.service.set(Service::Lazy);
+        Ok(())
+    }
+
+    /// For the handler, which found the channel closed: one of its own, with all registrations.
+    /// What the program has for a number is worth nothing any more.
+    pub(crate) fn reopen(&self) -> Option<Uffd> {
+        let (opened, _) = Attempts::open();
+        let (uffd, supplies) = (opened?.1, self.supplies.as_ref()?);
+        self.register(uffd.channel(), self.region().content_part(), Watch::Missing).ok()?;
+        if uffd.features().moves() {
+            self.register_to_move(uffd.channel(), supplies, Service::Lazy).ok()?;
+        }
+        Some(uffd)
     }
 
     fn try_cow(&self) -> core::result::Result<(), Reason> {
@@ -104,13 +177,21 @@ impl Engine {
         if !uffd.features().moves() {
             return Err(failed("moving pages")(Errno::NOSYS));
         }
-        self.attach(uffd, |channel, _| {
-            if service == Service::Eager {
-                self.register(channel, self.region().content_part(), Watch::MoveTarget)?;
-            }
-            self.register(channel, self.region().zero_part(), Watch::MoveTarget)?;
-            supplies.pool.register(channel).map_err(failed("cannot register the pool"))
-        })
+        self.attach(uffd, |channel, _| self.register_to_move(channel, supplies, service))
+    }
+
+    /// Registers what pages are moved between under `service`.
+    fn register_to_move(
+        &self,
+        channel: Channel,
+        supplies: &Supplies,
+        service: Service,
+    ) -> Step<()> {
+        if service == Service::Eager {
+            self.register(channel, self.region().content_part(), Watch::MoveTarget)?;
+        }
+        self.register(channel, self.region().zero_part(), Watch::MoveTarget)?;
+        supplies.pool.register(channel).map_err(failed("cannot register the pool"))
     }
 
     /// As [`try_mover`](Self::try_mover), for the service in force, which can do without.
@@ -123,6 +204,10 @@ impl Engine {
     /// it cannot be had, pages are filled by hand from now on.
     pub(crate) fn replace_mover(&self, lost: Channel) {
         let Some(supplies) = &self.supplies else { return };
+        // Asleep, it is replaced with one that sees faults, when there is a need.
+        if !self.asleep.load(Ordering::Relaxed).is_null() {
+            return;
+        }
         // Whoever comes while another thread is at it goes on by hand.
         let Some(_renewing) = self.renewing.try_lock() else { return };
         if self.channel().number() == lost.number() && !self.channel.is_ours(lost.number()) {
@@ -183,11 +268,12 @@ impl Engine {
         }
     }
 
-    /// In the child, after [`fork_done`](Self::fork_done): gives it a channel, a pool and a handler
-    /// of its own, as far as its service needs them. True if whatever is missing has to be filled
-    /// by the caller before anyone touches it, because nobody serves it any more.
+    /// In the child, after [`fork_done`](Self::fork_done), before anything else is asked of the
+    /// engine: gives it a channel and a pool of its own, as far as its service needs them, and a
+    /// handler if pages of live memory are `missing`. True if the caller has to fill those before
+    /// anyone touches them, because nobody serves them any more.
     #[must_use]
-    pub fn fork_child(&'static self) -> bool {
+    pub fn fork_child(&'static self, missing: bool) -> bool {
         self.pagemap.forget();
         let Some(supplies) = &self.supplies else { return false };
         self.backing.share();
@@ -195,34 +281,23 @@ impl Engine {
             return false;
         }
         self.set_serving(None);
-        // Where pages cannot be moved, the pool is plain empty memory on both sides.
-        let remapped = self.movable_pool().map_or(Ok(()), |_| supplies.pool.remap_in_child());
+        self.handler_runs.store(false, Ordering::Relaxed);
+        supplies.pool.empty_in_child();
         self.no_channel();
-        let remapped = remapped.map_err(failed("cannot map the child's pool"));
-        match self.service() {
-            Service::Lazy => {
-                let again = remapped.map_err(Reason::Failed).and_then(|()| self.try_lazy(supplies));
-                again.is_err_and(|why| {
-                    self.service.set(Service::Memset);
-                    self.explain(why);
-                    true
-                })
-            }
-            Service::Eager => {
-                let again = remapped.and_then(|()| self.try_mover(supplies, Service::Eager));
-                if let Err(failure) = again {
-                    self.service.set(Service::Memset);
-                    self.explain(Reason::Failed(failure));
-                }
-                false
-            }
+        let again = match self.offered() {
+            Service::Lazy if missing => self.try_wake(supplies),
+            Service::Lazy => self.try_asleep(supplies),
+            Service::Eager => self.try_mover(supplies, Service::Eager).map_err(Reason::Failed),
             _ => {
-                match remapped {
-                    Ok(()) => self.open_mover(supplies),
-                    Err(failure) => self.reasons.lock().no_mover = Some(failure),
-                }
-                false
+                self.open_mover(supplies);
+                return false;
             }
-        }
+        };
+        again.is_err_and(|why| {
+            self.asleep.store(core::ptr::null_mut(), Ordering::Relaxed);
+            self.service.set(Service::Memset);
+            self.explain(why);
+            missing
+        })
     }
 }

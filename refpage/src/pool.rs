@@ -14,7 +14,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::Result;
-use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::mm::Advice;
 
 use crate::bits::{PageBits, Pages};
 use crate::huge::{HUGE, HugeBlocks};
@@ -71,14 +71,10 @@ impl Pool {
         prepare(channel, self.huge.range(), Advice::LinuxHugepage)
     }
 
-    /// In a child of fork, where the VMAs are gone: maps them again, empty, at their addresses.
-    pub fn remap_in_child(&self) -> Result<()> {
+    /// In a child of fork, which has the VMAs, but none of their pages.
+    pub fn empty_in_child(&self) {
         self.huge.empty();
-        for shard in self.shards() {
-            shard.empty();
-            remap(shard.range())?;
-        }
-        remap(self.huge.range())
+        self.shards().for_each(Shard::empty);
     }
 
     /// Locks the books for the time of a fork.
@@ -255,7 +251,8 @@ impl Shard {
 fn prepare(channel: Channel, (start, len): (*mut u8, usize), pages: Advice) -> Result<()> {
     // SAFETY: advice on a whole mapping of ours, both of which keep its contents.
     unsafe {
-        vm::advise(start, len, Advice::LinuxDontFork)?;
+        // A child gets none of the pages, so that they are not shared, and can still be moved.
+        vm::advise(start, len, Advice::LinuxWipeOnFork)?;
         // A kernel without huge pages refuses; then small ones serve.
         let _ = vm::advise(start, len, pages);
     }
@@ -267,19 +264,6 @@ impl Drop for Shard {
         // SAFETY: the mapping was made by `reserve`, the guard page behind its range included, and its owner goes.
         unsafe { vm::unmap(self.base, self.range().1 + vm::page_size()) };
     }
-}
-
-fn remap((start, len): (*mut u8, usize)) -> Result<()> {
-    // SAFETY: NOREPLACE maps only where nothing is.
-    unsafe {
-        rustix::mm::mmap_anonymous(
-            start.cast(),
-            len,
-            ProtFlags::READ | ProtFlags::WRITE,
-            MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED_NOREPLACE,
-        )?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

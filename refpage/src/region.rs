@@ -95,6 +95,13 @@ impl Region {
         }
     }
 
+    /// The pages of each part that were ever in use, and some more.
+    pub fn used(&self) -> [Pages; 2] {
+        let [content, of_zeros] = &self.undumped;
+        [(self.content_part(), content), (self.zero_part(), of_zeros)]
+            .map(|(part, end)| Pages::span(part.first, end.load(Ordering::Relaxed)))
+    }
+
     /// Makes pages usable. Where [`vm::reserving_costs`] none is before, and the Region, which has
     /// no zero part then, is two VMAs: what is usable, which must begin where the Region does and
     /// have no gaps, and the rest. Elsewhere there is nothing to do.

@@ -67,13 +67,16 @@ impl Engine {
         match self.service() {
             Service::Off => {}
             _ if self.serves(pages) => self.place_dense(self.channel(), pages, Fresh::Content),
-            _ => {
-                for stretch in self.region().present().stretches(pages, false) {
-                    self.note_present(stretch);
-                    self.fill_pages(stretch, self.content());
-                    self.counters().filled.add(stretch.count);
-                }
-            }
+            _ => self.fill_missing(pages, Fresh::Content),
+        }
+    }
+
+    /// Puts the missing ones of `pages` in place by hand: for memory that nobody serves.
+    pub fn fill_missing(&self, pages: Pages, fresh: Fresh) {
+        for stretch in self.region().present().stretches(pages, false) {
+            self.note_present(stretch);
+            self.fill_pages(stretch, self.value_of(fresh));
+            self.counters().filled.add(stretch.count);
         }
     }
 

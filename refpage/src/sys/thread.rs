@@ -98,7 +98,14 @@ fn change_signals(how: c_int, set: u64) -> u64 {
     before
 }
 
-/// Closes every descriptor of the calling thread's own table but `keep`.
+/// How many threads this process has, the handler included. None without /proc.
+pub fn count() -> Option<usize> {
+    // The directory, its parent's name for it, and an entry for each thread: `proc_task_getattr`.
+    let tasks = rustix::fs::stat(c"/proc/self/task").ok()?;
+    (tasks.st_nlink as usize).checked_sub(2)
+}
+
+/// Closes every descriptor of the calling thread's own table but `keep`; -1: but none.
 pub fn close_all_but(keep: i32) {
     if close_range(0, keep - 1).is_ok() && close_range(keep + 1, i32::MAX).is_ok() {
         return;

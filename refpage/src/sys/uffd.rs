@@ -162,6 +162,13 @@ impl Uffd {
         self.fd.out_of_the_way()
     }
 
+    /// This userfaultfd as a channel that is never closed.
+    pub fn keep_open(self) -> Channel {
+        let channel = self.channel();
+        core::mem::forget(self.fd);
+        channel
+    }
+
     /// This userfaultfd, borrowed as a channel.
     pub fn channel(&self) -> Channel {
         Channel::new(self.fd.known_as().0)

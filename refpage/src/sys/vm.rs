@@ -219,18 +219,18 @@ pub unsafe fn populate(start: *mut u8, len: usize) {
     }
 }
 
-/// A flag that the kernel clears in the child of any fork or clone that copies the address space,
+/// A word that the kernel clears in the child of any fork or clone that copies the address space,
 /// also one that runs no atfork handlers.
 #[derive(Debug)]
-pub struct ForkFlag(*mut AtomicUsize);
+pub struct ForkWord(*mut AtomicUsize);
 
 // SAFETY: an atomic in a mapping that lives as long as the process.
-unsafe impl Sync for ForkFlag {}
+unsafe impl Sync for ForkWord {}
 // SAFETY: as above.
-unsafe impl Send for ForkFlag {}
+unsafe impl Send for ForkWord {}
 
-impl ForkFlag {
-    /// A flag that is set.
+impl ForkWord {
+    /// A word that is 0.
     ///
     /// # Errors
     /// ENOMEM without address space, INVAL before Linux 4.14.
@@ -238,20 +238,18 @@ impl ForkFlag {
         let page = reserve(page_size(), page_size())?;
         // SAFETY: a mapping made just above.
         unsafe { advise(page, page_size(), Advice::LinuxWipeOnFork)? };
-        let flag = Self(page.cast());
-        flag.set();
-        Ok(flag)
+        Ok(Self(page.cast()))
     }
 
-    /// Sets the flag again.
-    pub fn set(&self) {
-        self.word().store(1, Ordering::Relaxed);
-    }
-
-    /// Whether it is set: if not, this process is the child of one in which it was.
+    /// What was set; 0 if this process is the child of the one that set it.
     #[inline]
-    pub fn is_set(&self) -> bool {
-        self.word().load(Ordering::Relaxed) == 1
+    pub fn get(&self) -> usize {
+        self.word().load(Ordering::Acquire)
+    }
+
+    /// Sets it.
+    pub fn set(&self, value: usize) {
+        self.word().store(value, Ordering::Release);
     }
 
     fn word(&self) -> &AtomicUsize {
@@ -260,7 +258,7 @@ impl ForkFlag {
     }
 }
 
-impl Drop for ForkFlag {
+impl Drop for ForkWord {
     fn drop(&mut self) {
         // SAFETY: the mapping was made by `map`, and its owner goes.
         unsafe { unmap(self.0.cast(), page_size()) };

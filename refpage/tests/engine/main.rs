@@ -43,6 +43,7 @@ impl Fixture {
         let engine: &'static Engine =
             Box::leak(Box::new(Engine::new(region, &config, run).expect("address space")));
         engine.launch();
+        assert!(engine.wake(), "{:?}", engine.reasons());
         let fixture = Self { engine, run };
         fixture.open(0);
         fixture

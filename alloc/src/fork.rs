@@ -1,0 +1,146 @@
+//! Fork: what happens to the heap around it, and what its child still owes.
+//!
+//! ```text
+//!   fork ─▶ child: is a page of live memory missing that the parent's handler would serve?
+//!             │ a few: filled by hand         │ more, or not known
+//!             ▼ none                          ▼
+//!           unsettled ── first slow path ─▶ settled: a channel, and a handler if pages are missing
+//! ```
+//!
+//! Most children call exec or end soon, and never settle. A child of a raw clone, for which no atfork
+//! handler ran, is noticed on its first slow path: what it touched before reads as zero where
+//! it was missing. (Other threads of its parent may have held locks then; POSIX lets such a child
+//! call nothing that needs them, malloc included.)
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use refpage::Service;
+use refpage::sys::lock::Mutex;
+use refpage::sys::thread;
+
+use crate::heap::Heap;
+use crate::missing;
+use crate::start::{heap, tell_of_a_lesser_service};
+
+/// What the word says that the kernel clears in a child: this process has all that it needs.
+const SETTLED: usize = 1;
+/// It does with what it has, until its first slow path.
+const UNSETTLED: usize = 2;
+
+/// Missing pages of live memory that cost a child less to fill than to have served.
+const FEW: usize = 32;
+
+/// Held by a thread that settles, and while the process forks.
+static SETTLING: Mutex<()> = Mutex::new(());
+
+/// The signals that were blocked in the thread that forks, for as long as it holds the heap's locks:
+/// a child's signal handler is not to touch memory before there is somebody to serve it.
+static SIGNALS: AtomicU64 = AtomicU64::new(0);
+
+/// Whether nobody was putting pages in place while the process forked.
+static AT_REST: AtomicBool = AtomicBool::new(false);
+
+/// The heap is new.
+pub fn settled(heap: &Heap) {
+    heap.fork_word.set(SETTLED);
+}
+
+/// To be called on the slow paths, before the engine is asked for anything: a child that has not
+/// settled does so.
+#[inline]
+pub fn settle(heap: &'static Heap) {
+    if heap.fork_word.get() != SETTLED {
+        settle_now(heap);
+    }
+}
+
+#[cold]
+fn settle_now(heap: &'static Heap) {
+    let signals = thread::block_signals();
+    let settling = SETTLING.lock();
+    match heap.fork_word.get() {
+        SETTLED => {}
+        UNSETTLED => equip(heap, false),
+        _ => {
+            missing::count_zeros_read(heap);
+            equip(heap, true);
+        }
+    }
+    drop(settling);
+    thread::restore_signals(signals);
+}
+
+/// Gives a child its own fault channel; a handler, too, or all that is missing, if something is.
+fn equip(heap: &'static Heap, missing: bool) {
+    let before = heap.engine.offered();
+    let lost = heap.engine.fork_child(missing);
+    if heap.engine.offered() != before {
+        tell_of_a_lesser_service(heap);
+    }
+    if lost {
+        missing::fill(heap);
+    }
+    heap.fork_word.set(SETTLED);
+}
+
+/// The functions for pthread_atfork.
+pub unsafe extern "C" fn before() {
+    let heap = heap();
+    if heap.fork_word.get() != UNSETTLED {
+        settle(heap);
+    }
+    let signals = thread::block_signals();
+    SETTLING.acquire();
+    heap.shared.acquire();
+    heap.spans.acquire();
+    heap.cache.acquire();
+    heap.caches.acquire();
+    heap.engine.fork_prepare();
+    SIGNALS.store(signals, Relaxed);
+    AT_REST.store(is_at_rest(heap), Relaxed);
+}
+
+/// As above.
+pub unsafe extern "C" fn in_parent() {
+    let heap = heap();
+    // SAFETY: taken by this thread in `before`.
+    unsafe { release(heap) };
+    thread::restore_signals(SIGNALS.load(Relaxed));
+}
+
+/// As above.
+pub unsafe extern "C" fn in_child() {
+    let heap = heap();
+    // SAFETY: taken in `before` by the thread that this one is the image of.
+    unsafe { release(heap) };
+    if AT_REST.load(Relaxed) && missing::fill_upto(heap, FEW) {
+        heap.fork_word.set(UNSETTLED);
+    } else {
+        equip(heap, true);
+    }
+    thread::restore_signals(SIGNALS.load(Relaxed));
+}
+
+/// # Safety
+/// `before` took the locks on this thread.
+unsafe fn release(heap: &Heap) {
+    heap.engine.fork_done();
+    // SAFETY: the caller's promise.
+    unsafe {
+        heap.caches.release();
+        heap.cache.release();
+        heap.spans.release();
+        heap.shared.release();
+        SETTLING.release();
+    }
+}
+
+/// Whether what is noted as present is so, as far as this thread is concerned: with `lazy`, the
+/// handler notes a page before it puts it in place.
+fn is_at_rest(heap: &Heap) -> bool {
+    if heap.fork_word.get() == UNSETTLED || heap.engine.service() != Service::Lazy {
+        return true;
+    }
+    // Nobody is left who could fault, so it comes to rest.
+    thread::count() == Some(2) && heap.engine.is_handler_idle()
+}
