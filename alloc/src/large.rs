@@ -97,9 +97,9 @@ impl Large {
         used: Option<usize>,
     ) -> Option<usize> {
         // The Region was reserved before a limit that came later; malloc honours it all the same.
-        let limit = vm::address_space_limit();
         let live = memory.cache.usage().live_bytes;
-        if limit.is_some_and(|limit| (live + size) as u64 > limit) {
+        let exceeds = |limit: Option<u64>| limit.is_some_and(|limit| (live + size) as u64 > limit);
+        if exceeds(vm::address_space_limit()) || exceeds(vm::data_limit()) {
             return None;
         }
         self.predictor.look(memory, slots, fresh);
