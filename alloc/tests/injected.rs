@@ -134,7 +134,9 @@ fn fails_everywhere(failure: Failure) {
         let pooled = resized(used_block(MEDIUM), MEDIUM, MEDIUM / 2 - 4096);
         fail(Site::Move, 1, failure);
         free(resized(large, LARGE, LARGE / 2 - 4096));
-        neighbours.map(|block| free(resized(block, MEDIUM, 5 * MEDIUM)));
+        for block in neighbours {
+            free(resized(block, MEDIUM, 5 * MEDIUM));
+        }
         free(resized(pooled, MEDIUM / 2 - 4096, 200 << 10));
         heap::trim(0);
         free(used_block(LARGE));
