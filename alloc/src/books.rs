@@ -112,7 +112,7 @@ impl Books {
     /// The run with pages that has been cached longest.
     pub fn oldest(&self, memory: Memory<'_>) -> Option<usize> {
         let oldest = self.lists.iter().take(WITH_PAGES).filter_map(List::oldest);
-        oldest.min_by_key(|&head| memory.map.run(head).freed_at.load(Relaxed))
+        oldest.min_by_key(|&head| memory.map.run(head).since.load(Relaxed))
     }
 
     /// The empty span of a bin that was emptied last, one with pages if there is one.

@@ -189,7 +189,7 @@ impl RunCache {
         let run = memory.map.run(head);
         let present = memory.engine.region().present().count(memory.pages(head));
         run.size.store(present, Relaxed);
-        run.freed_at.store(vm::now_ms(), Relaxed);
+        run.since.store(vm::now_ms(), Relaxed);
         let mut books = self.books.lock();
         if let Some(size) = freed {
             books.usage.live_bytes -= size;
@@ -242,6 +242,10 @@ impl RunCache {
         let all = memory.pages(head);
         // A span's last page stays: the arena's word is on it.
         let pages = if span { all.prefix(all.count - 1) } else { all };
+        if to == Destination::Pool {
+            // In the pool it would be taken for a page that is ready.
+            memory.engine.drop_swapped(pages);
+        }
         match to {
             Destination::Pool if !run.zeros.load(Relaxed) => memory.engine.release(pages),
             _ => memory.engine.drop_pages(pages),
@@ -399,7 +403,7 @@ impl RunCache {
     ) -> Option<Option<usize>> {
         let mut books = waiting.lock(&self.books)?;
         let oldest = books.oldest_of(list);
-        let due = oldest.filter(|&head| memory.map.run(head).freed_at.load(Relaxed) <= before);
+        let due = oldest.filter(|&head| memory.map.run(head).since.load(Relaxed) <= before);
         if let Some(head) = due {
             books.unlist(memory, head);
         }

@@ -40,6 +40,10 @@ const MOVE_FROM: usize = 4;
 /// Pages up to which a run that shows a file is copied when it turns out to be used as a whole.
 const COPIED_UPTO: usize = 1024;
 
+/// Milliseconds after which pages of a run may be swapped out: sooner, the question whether they are
+/// would cost those who use memory for a moment more than it saves.
+const SWAPPED_FROM: u64 = 100;
+
 /// Large allocations of one heap.
 #[derive(Debug)]
 pub struct Large {
@@ -93,9 +97,9 @@ impl Large {
         used: Option<usize>,
     ) -> Option<usize> {
         // The Region was reserved before a limit that came later; malloc honours it all the same.
-        let limit = vm::address_space_limit();
         let live = memory.cache.usage().live_bytes;
-        if limit.is_some_and(|limit| (live + size) as u64 > limit) {
+        let exceeds = |limit: Option<u64>| limit.is_some_and(|limit| (live + size) as u64 > limit);
+        if exceeds(vm::address_space_limit()) || exceeds(vm::data_limit()) {
             return None;
         }
         self.predictor.look(memory, slots, fresh);
@@ -120,6 +124,8 @@ impl Large {
         let run = memory.map.run(head);
         let slots = run.slots.load(Relaxed) as usize;
         let pages = memory.map.pages(head, slots);
+        drop_swapped(memory, run, pages);
+        run.since.store(vm::now_ms(), Relaxed);
         let asked = engine.region().pages_of(memory.map.address(head) as usize, size);
         let zeroed = fresh == Fresh::Zero;
         let held_zeros = run.zeros.load(Relaxed);
@@ -209,6 +215,9 @@ impl Large {
         let gone = !known && memory.engine.forget(used);
         if !known && !gone {
             memory.engine.note_present(used);
+        }
+        if !gone {
+            drop_swapped(memory, run, used);
         }
         let touched = if gone { Touched::default() } else { memory.engine.refill(used, fresh) };
         if learn && known {
@@ -327,6 +336,7 @@ impl Large {
         if grown {
             memory.engine.region().note_used(memory.pages(head));
             memory.engine.back(memory.pages(head));
+            memory.engine.convert(memory.pages(head).skip(pages.count), Fresh::Content);
         }
         grown
     }
@@ -350,6 +360,7 @@ impl Large {
         run.window.set_zero_pages(zero.min(kept.count));
         if new < old {
             let tail = Pages::span(kept.end(), region.pages_of(base, old).end());
+            drop_swapped(memory, run, tail);
             memory.engine.refill(tail, held_by(run));
             if tail.count > kept.count {
                 give_up(memory, run, tail);
@@ -399,8 +410,10 @@ impl Large {
         let zero = old.window.zero_pages().min(src.count);
         run.window.open(pages, zero, 1);
         run.size.store(old_size, Relaxed);
+        run.since.store(vm::now_ms(), Relaxed);
         run.dirty.store(true, Relaxed);
-        if run.zeros.swap(false, Relaxed) {
+        // Of fresh slots too: what could not be dropped there may be zeros.
+        if run.zeros.swap(false, Relaxed) || !recycled {
             memory.engine.convert(pages, Fresh::Content);
         }
         if !recycled {
@@ -434,6 +447,14 @@ impl Large {
 /// What the present pages of a run hold that nobody uses: zeros, if it came from calloc.
 fn held_by(run: &Run) -> Fresh {
     if run.zeros.load(Relaxed) { Fresh::Zero } else { Fresh::Content }
+}
+
+/// Before what is present of a run is restored, or handed out after it was: what is swapped out by
+/// then is not worth being read back.
+fn drop_swapped(memory: Memory<'_>, run: &Run, pages: Pages) {
+    if vm::now_ms().saturating_sub(run.since.load(Relaxed)) >= SWAPPED_FROM {
+        memory.engine.drop_swapped(pages);
+    }
 }
 
 /// Gives up pages of a run: to the pool only what holds the content.

@@ -78,8 +78,8 @@ pub struct Run {
     pub next: AtomicU32,
     /// Large: the bytes asked for. Cached: the pages it keeps.
     pub size: AtomicUsize,
-    /// Cached: when it was freed, in milliseconds.
-    pub freed_at: AtomicU64,
+    /// Cached: when it was freed. Large: when it was handed out. In milliseconds.
+    pub since: AtomicU64,
     /// Large: pages that were present when it was handed out.
     pub placed: AtomicU32,
     /// Large: pages that it gave up because its users did not touch them, and has not missed so far.

@@ -266,6 +266,11 @@ impl Engine {
         self.serving.store(page.map_or(0, |page| page + 1), Ordering::SeqCst);
     }
 
+    /// Whether it is this page for which a thread waits that the handler answers now.
+    pub(crate) fn is_serving(&self, page: usize) -> bool {
+        self.serving.load(Ordering::SeqCst) == page + 1
+    }
+
     /// Waits while the handler answers a fault on one of `pages`, which the caller is about to make
     /// something else of. A thread that waits for a page may be gone before it is there: a signal
     /// handler can leave the place by longjmp. The handler waits for nobody, so this ends.

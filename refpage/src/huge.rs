@@ -136,13 +136,8 @@ impl HugeBlocks {
 
     /// A block of zeros, made now. None as for [`make`](Self::make).
     pub fn make_zeroed(&self) -> Option<Block> {
-        self.make_by(|start| {
-            for at in (0..HUGE).step_by(vm::page_size()) {
-                // SAFETY: as above. The first store brings the whole huge page in, zeroed by the
-                // kernel; the others bring small ones in where it has none.
-                unsafe { start.add(at).write_volatile(0) };
-            }
-        })
+        // As the kernel gives them.
+        self.make_by(|_| {})
     }
 
     fn make_by(&self, fill: impl FnOnce(*mut u8)) -> Option<Block> {
@@ -153,6 +148,14 @@ impl HugeBlocks {
         }
         let block = self.claim(EMPTY)?;
         let (faults, begin) = (vm::thread_faults(), vm::now_ns());
+        // With an error where there is no memory: the fault handler, which makes blocks too, would wait
+        // for it below if that is how the memory's control group wants it, and with it everyone.
+        // SAFETY: the block is in this thread's hands.
+        if unsafe { vm::try_populate(block.start, HUGE) }.is_err() {
+            self.settle(block, Settled::Broken);
+            self.paused.store(LAST_PAUSE, Ordering::Relaxed);
+            return None;
+        }
         fill(block.start);
         // One fault for a huge page; small pages serve as well, but cost more than they are worth.
         let small = vm::thread_faults() - faults > (HUGE / vm::page_size() / 2) as u64;

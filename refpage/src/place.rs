@@ -14,7 +14,7 @@ use crate::engine::Engine;
 use crate::huge::{Block, HUGE, Settled};
 use crate::pool::Pool;
 use crate::service::Service;
-use crate::sys::uffd::{Channel, Holes, Progress};
+use crate::sys::uffd::{Channel, Progress};
 use crate::sys::{report, vm};
 
 /// Bytes of each source that UFFDIO_COPY reads from: small enough to stay in cache.
@@ -52,6 +52,12 @@ impl Sources {
         };
         Ok(Self { pattern, zero, len })
     }
+
+    /// Leaves the kernel some memory to open stderr with: nobody reads from here any more.
+    fn give_up(&self) {
+        // SAFETY: the mapping was made by `map`, and the process ends.
+        let _ = unsafe { vm::drop_pages(self.pattern.cast_mut(), 2 * self.len) };
+    }
 }
 
 impl Drop for Sources {
@@ -81,7 +87,8 @@ pub enum Supply {
 
 impl Engine {
     /// Puts pages in place where they are missing: all of `pages` are present afterwards, unless
-    /// the channel is gone, in which case they are left to the handler, where there is one.
+    /// the channel is gone, or there is no memory; then they are left to the handler, where there
+    /// is one.
     pub(crate) fn place(&self, channel: Channel, pages: Pages, fresh: Fresh) {
         self.note_present(pages);
         let mut rest = pages;
@@ -107,21 +114,24 @@ impl Engine {
         };
         let shift = self.region().page_shift();
         let dst = self.region().address(pages.first);
-        let moved = channel.move_pages(
-            dst,
-            shard.address(taken.first),
-            taken.count << shift,
-            Holes::Refuse,
-        );
+        let moved = channel.move_pages(dst, shard.address(taken.first), taken.count << shift);
         let done = (moved.done >> shift).min(taken.count);
         self.counters().moved.add(done);
         self.counters().fall_backs.note_move(done, moved.stop);
         shard.vacate(taken.prefix(done));
-        shard.deposit(taken.skip(done));
+        let mut left = taken.skip(done);
+        if done == 0 && matches!(moved.stop, Some(Errno::BUSY | Errno::NOENT)) {
+            // Merged with others like it (KSM), for good; or it has left uncounted (see
+            // `relocate`). It would be in everyone's way.
+            left = left.skip(shard.discard(left.prefix(1)));
+        }
+        shard.deposit(left);
         match moved.stop {
             _ if done > 0 => Some(done),
             Some(Errno::EXIST) => {
-                self.found_in_place(channel, pages.prefix(1), Fresh::Content);
+                // If it is not there all the same, as behind a marker that only COPY replaces, who
+                // waits for it would be woken in vain for ever.
+                self.copy_in(channel, pages.prefix(1), Fresh::Content);
                 Some(1)
             }
             _ => None,
@@ -180,8 +190,15 @@ impl Engine {
                     self.note(Cause::CopyDivided);
                     most = 1 << shift;
                 }
+                Some(Errno::NOMEM) if !self.is_serving(rest.first) => {
+                    self.note(Cause::CopyNoMemory);
+                    return self.leave(rest, fresh);
+                }
                 Some(errno @ (Errno::AGAIN | Errno::NOMEM | Errno::INTR)) if tries < TRIES => {
                     self.note(Cause::of_copy(errno));
+                    if errno == Errno::NOMEM {
+                        self.give_all_back();
+                    }
                     rustix::thread::sched_yield();
                 }
                 // The process is going, or the program closed the number that was ours: faults
@@ -193,13 +210,34 @@ impl Engine {
                     }
                     return;
                 }
-                Some(errno) => report::die_without_stderr(format_args!(
-                    "cannot fill the page at {dst:p}: the kernel says {} ({})",
-                    crate::service::name(errno),
-                    errno.raw_os_error()
-                )),
+                Some(errno) => {
+                    sources.give_up();
+                    report::die_without_stderr(format_args!(
+                        "cannot fill the page at {dst:p}: the kernel says {} ({})",
+                        crate::service::name(errno),
+                        errno.raw_os_error()
+                    ))
+                }
             }
         }
+    }
+
+    /// Leaves pages missing that nobody waits for yet: there may be memory for them when somebody
+    /// does. Where they would not be served then, it is now that they are needed, and the kernel that
+    /// says what happens.
+    fn leave(&self, pages: Pages, fresh: Fresh) {
+        if fresh == Fresh::Content && self.region().in_zero_part(pages.first) {
+            self.fill_pages(pages, self.content());
+        } else {
+            self.region().present().clear(pages);
+        }
+    }
+
+    /// A thread waits for a page that there is no memory for: gives back all that is only kept for
+    /// later use. By the handler, as it is done when it is time.
+    fn give_all_back(&self) {
+        while self.runs().purge(u64::MAX) == Some(0) {}
+        self.drain_pool(usize::MAX);
     }
 
     /// Whether a channel that answered with `errno` is none any more. What else may be behind its number
@@ -259,7 +297,7 @@ impl Engine {
         let pages = Pages { first: page, count: self.pages_per_block() };
         self.region().present().set(pages);
         let dst = self.region().address(page);
-        let moved = channel.move_pages(dst, block.start, HUGE, Holes::Refuse);
+        let moved = channel.move_pages(dst, block.start, HUGE);
         let done = moved.done >> self.region().page_shift();
         self.counters().moved.add(done);
         self.counters().fall_backs.note_move(done, moved.stop);
@@ -325,7 +363,7 @@ impl Engine {
 
     fn move_huge_out(&self, pool: &Pool, block: Block, pages: Pages) {
         let src = self.region().address(pages.first);
-        let moved = self.channel().move_pages(block.start, src, HUGE, Holes::Refuse);
+        let moved = self.channel().move_pages(block.start, src, HUGE);
         self.counters().fall_backs.note_move(moved.done, moved.stop);
         let whole = moved.done == HUGE;
         pool.huge.settle(block, if whole { Settled::Filled } else { Settled::Broken });
@@ -345,17 +383,17 @@ impl Engine {
         let (shard, holes) = pool.take_holes(pages.count)?;
         let shift = self.region().page_shift();
         let src = self.region().address(pages.first);
-        let moved = channel.move_pages(
-            shard.address(holes.first),
-            src,
-            holes.count << shift,
-            Holes::Refuse,
-        );
+        let moved = channel.move_pages(shard.address(holes.first), src, holes.count << shift);
         let done = (moved.done >> shift).min(holes.count);
         self.counters().pooled.add(done);
         self.counters().fall_backs.note_move(done, moved.stop);
         shard.deposit(holes.prefix(done));
-        shard.vacate(holes.skip(done));
+        let mut left = holes.skip(done);
+        if done == 0 && moved.stop == Some(Errno::EXIST) {
+            // It has come uncounted (see `relocate`).
+            left = left.skip(shard.discard(left.prefix(1)));
+        }
+        shard.vacate(left);
         self.region().present().clear(pages.prefix(done));
         match moved.stop {
             _ if done > 0 => Some(done),

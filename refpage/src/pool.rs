@@ -152,15 +152,13 @@ impl Pool {
         while given < count
             && let Some((shard, pages)) = self.take_filled(count - given)
         {
-            let (start, len) = (shard.address(pages.first), pages.count * vm::page_size());
-            // SAFETY: claimed pages are the caller's alone, and free.
-            if unsafe { vm::drop_pages(start, len) }.is_err() {
+            let gone = shard.discard(pages);
+            if gone == 0 {
                 // Locked in memory: they stay, and are as good as before.
                 shard.deposit(pages);
                 break;
             }
-            shard.vacate(pages);
-            given += pages.count;
+            given += gone;
         }
         let per_block = HUGE / vm::page_size();
         given + self.huge.drain(count.saturating_sub(given) / per_block) * per_block
@@ -223,6 +221,17 @@ impl Shard {
     /// Enters holes.
     pub fn vacate(&self, pages: Pages) {
         self.holes.set(pages);
+    }
+
+    /// Gives claimed pages back to the kernel: how many, all or none.
+    pub fn discard(&self, pages: Pages) -> usize {
+        let (start, len) = (self.address(pages.first), pages.count * vm::page_size());
+        // SAFETY: claimed pages are the caller's alone, and free.
+        if unsafe { vm::drop_pages(start, len) }.is_err() {
+            return 0;
+        }
+        self.vacate(pages);
+        pages.count
     }
 
     fn claim(&self, bits: &PageBits, count: usize) -> Option<Pages> {

@@ -1,14 +1,15 @@
 //! What an allocator asks of the engine. In all of it, `pages` belong to the caller: nobody else
 //! allocates or frees them meanwhile.
 
+use rustix::io::Errno;
+
 use crate::bits::Pages;
 use crate::content::{Content, Pattern};
 use crate::counters::Cause;
 use crate::engine::Engine;
 use crate::place::{Fresh, Supply};
 use crate::service::Service;
-use crate::sys::uffd::Holes;
-use crate::sys::vm;
+use crate::sys::{swap, vm};
 
 /// A whole block may be put in place for a part of it while it is at most this share of what is
 /// present already.
@@ -123,6 +124,30 @@ impl Engine {
                     stretch.count << self.region().page_shift(),
                 );
             }
+        }
+    }
+
+    /// Drops those of `pages` that are swapped out, whatever they held: to be called before what they
+    /// hold is given up, or they are read back only to be overwritten. Nothing, and at no cost, where
+    /// the machine has swapped nothing.
+    pub fn drop_swapped(&self, pages: Pages) {
+        if self.service() == Service::Off || !swap::is_in_use() {
+            return;
+        }
+        for stretch in self.region().present().stretches(pages, true) {
+            let mut out = stretch.prefix(0);
+            swap::read(self.region().address(stretch.first), stretch.count, |at, in_memory| {
+                let page = stretch.first + at;
+                if in_memory {
+                    return;
+                }
+                if page != out.end() {
+                    self.discard(out);
+                    out = Pages { first: page, count: 0 };
+                }
+                out.count += 1;
+            });
+            self.discard(out);
         }
     }
 
@@ -282,8 +307,10 @@ impl Engine {
 
     fn relocate_piece(&self, dst: Pages, src: Pages, huge: bool) {
         let (to, from) = (self.region().address(dst.first), self.region().address(src.first));
-        let len = src.count << self.region().page_shift();
+        let shift = self.region().page_shift();
+        let len = src.count << shift;
         let per_block = self.pages_per_block();
+        let was_missing = self.region().present().count(dst) == 0;
         let whole = huge
             && src.count == per_block
             && dst.first.is_multiple_of(per_block)
@@ -293,29 +320,49 @@ impl Engine {
         } else {
             self.note_present(dst);
         }
-        let moves = self.moves_at(dst.first) && self.moves_at(src.first);
-        let moved = match moves {
-            true => {
-                let moved = self.channel().move_pages(to, from, len, Holes::Skip);
-                self.counters().fall_backs.note_move(moved.done, moved.stop);
-                moved.done
+        let moves = was_missing && self.moves_at(dst.first) && self.moves_at(src.first);
+        let (mut done, mut moved_in_all) = (0, 0);
+        while moves && done < len {
+            // SAFETY: both addresses lie in the ranges, which are the caller's.
+            let (to, from) = unsafe { (to.add(done), from.add(done)) };
+            let moved = self.channel().move_pages(to, from, len - done);
+            self.counters().fall_backs.note_move(moved.done, moved.stop);
+            let gone = src.skip(done >> shift).prefix(moved.done >> shift);
+            self.counters().relocated.add(gone.count);
+            self.region().present().clear(gone);
+            moved_in_all += moved.done;
+            done += moved.done;
+            if moved.done > 0 {
+                // What stopped it is what the next one is told.
+                continue;
             }
-            false => 0,
-        };
+            if moved.stop != Some(Errno::EXIST) || !self.left(src.first + (done >> shift)) {
+                break;
+            }
+            // Linux 6.18 forgets to count a page that it had to wait for because it was on its way
+            // elsewhere, and then finds it at its destination. To copy over it what is missing here
+            // now would lose it.
+            self.region().present().clear(src.skip(done >> shift).prefix(1));
+            done += 1 << shift;
+        }
         if let Some(blocks) = self.blocks() {
             blocks.forget_huge(src);
-            if whole && moved == len {
+            if whole && moved_in_all == len {
                 blocks.note_huge(dst);
             } else {
                 blocks.note_tables(dst);
             }
         }
-        let gone = src.prefix(moved >> self.region().page_shift());
-        self.counters().relocated.add(gone.count);
-        self.region().present().clear(gone);
         // SAFETY: both ranges are the caller's and apart; a missing page of either is served like
         // any other.
-        unsafe { to.add(moved).copy_from_nonoverlapping(from.add(moved), len - moved) };
+        unsafe { to.add(done).copy_from_nonoverlapping(from.add(done), len - done) };
+    }
+
+    /// Whether a page that was present, and is not swapped out, is missing now.
+    fn left(&self, page: usize) -> bool {
+        let mut left = true;
+        swap::read(self.region().address(page), 1, |_, in_memory| left = !in_memory);
+        left
     }
 
     /// Gives up to `count` of the pool's pages back to the kernel: how many it had.

@@ -10,7 +10,7 @@ use common::confine::{self, MemoryGroup, Nobody, Refusal};
 use common::strain::{
     Confine, Lived, MIB, commits_little, content, expect_told, rest, run_under, strained, thrives,
 };
-use common::{DEFAULT, c_library, c_program, library, run, serve, skipped};
+use common::{DEFAULT, c_library, c_program, is_served, library, patterns, run, serve, skipped};
 use engine::probe_channel;
 use engine::sys::uffd::Way;
 
@@ -226,6 +226,28 @@ fn other_filters(service: &str) {
 fn no_proc(service: &str) {
     if confine::is_root("unmount /proc in a name space of its own") {
         content(service, &[], &confine::without_proc);
+    }
+}
+
+/// Where the group has nobody killed, it is the handler that is told that there is no memory: the process ends, and says
+/// why. (Without a handler, the kernel has the program wait in its own fault, as under any malloc.)
+#[test]
+fn a_fault_that_there_is_no_memory_for_ends_the_process() {
+    const LIMIT: u64 = 48 * MIB;
+    let Some(program) = c_program("strained") else { return };
+    if !confine::is_root("make a control group") || !is_served("lazy") {
+        return;
+    }
+    let Some(group) = MemoryGroup::new(LIMIT).filter(MemoryGroup::spare) else { return };
+    for pattern in patterns() {
+        let outcome = run_under(&program, &["one-block"], "lazy", pattern, &|command| {
+            group.confine(command.env("TEST_BYTES", (2 * LIMIT).to_string()));
+        });
+        outcome.expect_signal(libc::SIGABRT);
+        let lines = outcome.refpage_lines();
+        let told = matches!(lines[..], [line] if line.starts_with("refpage: cannot fill the page at 0x")
+            && line.ends_with("out of memory or address space (12)"));
+        assert!(told, "{}", outcome.stderr);
     }
 }
 

@@ -69,6 +69,7 @@ for_each_service! {
     free_with_a_size_frees => |service| limits("freed-with-size", service);
     malloc_and_free_keep_errno => |service| limits("errno-is-kept", service);
     limit_set_later_is_enomem_for_more_than_the_heap => |service| limits("limited-later", service);
+    limit_on_data_set_later => |service| limits("data-limited-later", service);
     a_program_lives_under_a_limit_of_2_gib => under_a_limit;
 }
 

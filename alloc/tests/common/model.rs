@@ -96,7 +96,11 @@ impl Block {
         for (part, value) in [(written, self.tag), (zeros, 0), (rest, PATTERN)] {
             let other = part.iter().position(|&byte| byte != value);
             let Self { size, written, zero_to, .. } = *self;
-            assert_eq!(other, None, "{value} of {size} bytes, {written} written, {zero_to} zero");
+            assert_eq!(
+                other.map(|at| (at, part[at])),
+                None,
+                "{value} of {size} bytes, {written} written, {zero_to} zero"
+            );
         }
     }
 

@@ -13,6 +13,7 @@ pub mod lock;
 pub mod number;
 pub mod pagemap;
 pub mod report;
+pub mod swap;
 pub mod thread;
 pub mod uffd;
 pub mod vm;

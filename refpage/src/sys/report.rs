@@ -92,10 +92,22 @@ pub fn die(message: fmt::Arguments<'_>) -> ! {
 
 /// As [`die`], from the fault handler, whose private descriptor table holds no stderr.
 pub fn die_without_stderr(message: fmt::Arguments<'_>) -> ! {
-    if let Ok(fd) = Descriptor::open(c"/proc/self/fd/2", OFlags::WRONLY) {
+    if let Ok(fd) = stderr_of_the_program() {
         warn_on(fd.as_fd(), message);
     }
     abort()
+}
+
+/// The program's own open file, which may be a socket, and has a position if it is a file. To open
+/// it anew, where Linux is older than 5.6 or a filter refuses, does for a terminal or a pipe.
+fn stderr_of_the_program() -> Result<Descriptor> {
+    use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+    let process = pidfd_open(getpid(), PidfdFlags::empty());
+    let shared = process.and_then(|process| pidfd_getfd(process, 2, PidfdGetfdFlags::empty()));
+    match shared {
+        Ok(stderr) => Ok(Descriptor::new(stderr)),
+        Err(_) => Descriptor::open(c"/proc/self/fd/2", OFlags::WRONLY),
+    }
 }
 
 fn abort() -> ! {

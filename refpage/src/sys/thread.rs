@@ -137,7 +137,13 @@ fn close_range(first: i32, last: i32) -> Result<()> {
 ///
 /// # Safety
 /// As for the call.
-unsafe fn raw_call(number: libc::c_long, a: usize, b: usize, c: usize, d: usize) -> isize {
+pub(super) unsafe fn raw_call(
+    number: libc::c_long,
+    a: usize,
+    b: usize,
+    c: usize,
+    d: usize,
+) -> isize {
     let result: isize;
     // SAFETY: the kernel's calling convention; what the call does is the caller's business.
     unsafe {

@@ -18,9 +18,7 @@ use crate::sys::inject;
 
 const GROUP: u8 = 0xAA;
 
-/// `UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES`, which the bindings leave out.
-const MOVE_ALLOW_SRC_HOLES: u64 = 1 << 1;
-/// `UFFDIO_MOVE_MODE_DONTWAKE`, likewise.
+/// `UFFDIO_MOVE_MODE_DONTWAKE`, which the bindings leave out.
 const MOVE_DONT_WAKE: u64 = 1 << 0;
 const COPY_DONT_WAKE: u64 = k::UFFDIO_COPY_MODE_DONTWAKE as u64;
 
@@ -230,21 +228,18 @@ impl Channel {
         unsafe { ioctl::ioctl(self.fd(), Updater::<OP, _>::new(&mut arg)) }
     }
 
-    /// Moves pages from `src` to `dst` (Linux 6.8+), and wakes who waits for them unless it is
+    /// Moves pages from `src` to `dst` (Linux 6.8+) up to the first that is missing, and wakes who waits for them unless it is
     /// [`quiet`](Self::quiet).
-    pub fn move_pages(&self, dst: *mut u8, src: *mut u8, len: usize, holes: Holes) -> Progress {
+    #[cfg_attr(feature = "inject", track_caller)]
+    pub fn move_pages(&self, dst: *mut u8, src: *mut u8, len: usize) -> Progress {
         #[cfg(feature = "inject")]
-        return injected(inject::Site::Move, len, |len| self.move_now(dst, src, len, holes));
+        return injected(inject::Site::Move, len, |len| self.move_now(dst, src, len));
         #[cfg(not(feature = "inject"))]
-        self.move_now(dst, src, len, holes)
+        self.move_now(dst, src, len)
     }
 
-    fn move_now(&self, dst: *mut u8, src: *mut u8, len: usize, holes: Holes) -> Progress {
-        let holes = match holes {
-            Holes::Refuse => 0,
-            Holes::Skip => MOVE_ALLOW_SRC_HOLES,
-        };
-        let mode = holes | if self.wakes { 0 } else { MOVE_DONT_WAKE };
+    fn move_now(&self, dst: *mut u8, src: *mut u8, len: usize) -> Progress {
+        let mode = if self.wakes { 0 } else { MOVE_DONT_WAKE };
         let mut arg = k::uffdio_move {
             dst: dst as u64,
             src: src as u64,
@@ -262,6 +257,7 @@ impl Channel {
 
     /// Copies pages from `src` to missing pages at `dst`, and wakes who waits for them unless it is
     /// [`quiet`](Self::quiet).
+    #[cfg_attr(feature = "inject", track_caller)]
     pub fn copy(&self, dst: *mut u8, src: *const u8, len: usize) -> Progress {
         #[cfg(feature = "inject")]
         return injected(inject::Site::Copy, len, |len| self.copy_now(dst, src, len));
@@ -349,15 +345,6 @@ impl AsFd for Channel {
     }
 }
 
-/// What MOVE does where the source has no page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Holes {
-    /// Stop there with NOENT.
-    Refuse,
-    /// Leave the destination missing too.
-    Skip,
-}
-
 /// Room for the faults that one read takes.
 pub struct FaultBuffer {
     messages: [k::uffd_msg; Self::CAPACITY],
@@ -402,6 +389,7 @@ fn progress(result: Result<()>, field: i64) -> Progress {
 
 /// Makes a call for `len` bytes, or lets it fail as a test wants it to.
 #[cfg(feature = "inject")]
+#[track_caller]
 fn injected(site: inject::Site, len: usize, call: impl FnOnce(usize) -> Progress) -> Progress {
     match inject::at(site, len) {
         (0, answer) => Progress { done: 0, stop: answer },

@@ -209,13 +209,41 @@ pub unsafe fn advise(start: *mut u8, len: usize, advice: Advice) -> Result<()> {
 /// The range is writable memory of ours, and nobody else uses it meanwhile.
 pub unsafe fn populate(start: *mut u8, len: usize) {
     // SAFETY: the caller's promise.
-    if unsafe { advise(start, len, Advice::LinuxPopulateWrite) }.is_err() {
-        // Before Linux 5.14, and where a part cannot be had: there the program sees the signal, as
-        // it would without us.
-        for offset in (0..len).step_by(page_size()) {
-            // SAFETY: a byte of the range, which is replaced by itself.
-            unsafe { start.add(offset).write_volatile(start.add(offset).read_volatile()) };
+    if unsafe { try_populate(start, len) }.is_err() {
+        // There the program sees the signal, as it would without us.
+        // SAFETY: as above.
+        unsafe { touch(start, len) };
+    }
+}
+
+/// As [`populate`], but where there is no memory an error says so.
+///
+/// # Errors
+/// NOMEM, or what else stood in the way.
+///
+/// # Safety
+/// As for [`populate`].
+pub unsafe fn try_populate(start: *mut u8, len: usize) -> Result<()> {
+    #[cfg(feature = "inject")]
+    super::inject::refusal(super::inject::Site::Populate)?;
+    // SAFETY: the caller's promise.
+    match unsafe { advise(start, len, Advice::LinuxPopulateWrite) } {
+        // Before Linux 5.14.
+        Err(Errno::INVAL) => {
+            // SAFETY: as above.
+            unsafe { touch(start, len) };
+            Ok(())
         }
+        result => result,
+    }
+}
+
+/// # Safety
+/// As for [`populate`].
+unsafe fn touch(start: *mut u8, len: usize) {
+    for offset in (0..len).step_by(page_size()) {
+        // SAFETY: a byte of the range, which is replaced by itself.
+        unsafe { start.add(offset).write_volatile(start.add(offset).read_volatile()) };
     }
 }
 
@@ -272,7 +300,10 @@ impl Drop for ForkWord {
 ///
 /// # Safety
 /// The range lies in a mapping of ours, and nobody needs what it holds.
+#[cfg_attr(feature = "inject", track_caller)]
 pub unsafe fn drop_pages(start: *mut u8, len: usize) -> Result<()> {
+    #[cfg(feature = "inject")]
+    super::inject::refusal(super::inject::Site::Drop)?;
     // SAFETY: the caller's promise.
     match unsafe { advise(start, len, Advice::LinuxDontNeed) } {
         // SAFETY: as above.

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 
 /* Where the compiler cannot see that it is too much. */
 static volatile size_t too_much = (size_t)PTRDIFF_MAX + 1;
@@ -192,10 +193,10 @@ static void under_a_limit(void) {
 }
 
 /* The limit comes when the heap is already there. */
-static void limited_later(void) {
+static void limit_later(int resource) {
     void *early = need(malloc(MIB));
     struct rlimit limit = {GIB, GIB};
-    CHECK(setrlimit(RLIMIT_AS, &limit) == 0);
+    CHECK(setrlimit(resource, &limit) == 0);
     EXPECT_ENOMEM(malloc(100 * 1024 * GIB));
     EXPECT_ENOMEM(malloc(2 * GIB));
     EXPECT_ENOMEM(calloc(1024, 100 * GIB));
@@ -205,6 +206,29 @@ static void limited_later(void) {
     char *large = need(malloc(MIB));
     EXPECT_PATTERN(large, MIB, "after the limit was set");
     free(large);
+}
+
+static void limited_later(void) {
+    limit_later(RLIMIT_AS);
+}
+
+/* A child is given its heap under the limit, too, as good as it can be had. */
+static void data_limited_later(void) {
+    limit_later(RLIMIT_DATA);
+    unsigned char *block = need(malloc(MIB));
+    block[0] = 'x';
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        EXPECT_PATTERN(block + 1, MIB - 1, "in a child under a limit on data");
+        unsigned char *own = need(malloc(4 * MIB));
+        EXPECT_PATTERN(own, 4 * MIB, "a child's own under a limit on data");
+        EXPECT_ENOMEM(malloc(2 * GIB));
+        _exit(0);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    free(block);
 }
 
 static void accounting(void) {
@@ -238,6 +262,7 @@ int main(int argc, char **argv) {
         {"errno-is-kept", errno_is_kept},
         {"under-a-limit", under_a_limit},
         {"limited-later", limited_later},
+        {"data-limited-later", data_limited_later},
         {"accounting", accounting},
     };
     return RUN_BEHAVIOUR(behaviours);

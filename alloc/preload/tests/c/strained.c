@@ -145,6 +145,18 @@ static void dense(void) {
     puts("survived");
 }
 
+/* As much as there is, of one block, front to back: nothing else of the program needs memory meanwhile. */
+static void one_block(void) {
+    size_t size = strtoull(getenv("TEST_BYTES"), NULL, 10), page = (size_t)sysconf(_SC_PAGESIZE);
+    unsigned char *block = need(malloc(size));
+    block[0] = block[size - 1] = 'x';
+    for (size_t at = page; at < size - page; at += page) {
+        EXPECT_PATTERN(block + at, page, "while there is memory");
+        block[at] = 'x';
+    }
+    puts("survived");
+}
+
 /* The program locks all it has and will have. */
 static void locks_all(void) {
     unsigned char *before = need(malloc(MIB));
@@ -192,7 +204,7 @@ static void commits(void) {
 int main(int argc, char **argv) {
     static const struct behaviour behaviours[] = {
         {"lives", lives},   {"forks", forks}, {"exhausts", exhausts},   {"sparse", sparse},
-        {"dense", dense},   {"later", later}, {"locks-all", locks_all},
+        {"dense", dense},   {"one-block", one_block}, {"later", later}, {"locks-all", locks_all},
         {"commits", commits},
     };
     return RUN_BEHAVIOUR(behaviours);

@@ -234,6 +234,16 @@ impl MemoryGroup {
         Some(group)
     }
 
+    /// Who asks for too much is told so, or waits, and is not killed. False, and said so, where that cannot be had: in
+    /// version 2.
+    pub fn spare(&self) -> bool {
+        let spared = fs::write(self.dir.join("memory.oom_control"), "1");
+        if let Err(error) = &spared {
+            skipped(format_args!("a control group kills who asks for too much: {error}"));
+        }
+        spared.is_ok()
+    }
+
     /// The command becomes a member before it begins.
     pub fn confine(&self, command: &mut Command) {
         let procs = self.dir.join("cgroup.procs");

@@ -4,6 +4,7 @@
 
 pub mod confine;
 pub mod strain;
+pub mod swap;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
