@@ -61,4 +61,5 @@ mod unseen;
 pub use global::RefPage;
 pub use heap::stats;
 pub use refpage::Cause;
+pub use start::hook_fork;
 pub use stats::{FALL_BACKS, Stats, pattern, print_stats, service_name, service_reason};

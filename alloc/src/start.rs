@@ -4,7 +4,7 @@
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_void};
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use refpage::sys::descriptor::Descriptor;
 use refpage::sys::errno::name;
@@ -218,16 +218,27 @@ fn tell_of_a_lesser_service(heap: &Heap) {
     }
 }
 
+/// Registers for fork, once: the earlier, the better. Fork handlers of others that were registered
+/// before run while these hold the heap's locks, and would wait for ever if they allocated.
+pub fn hook_fork() {
+    static HOOKED: AtomicBool = AtomicBool::new(false);
+    if HOOKED.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    // SAFETY: the callbacks live for ever.
+    if unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(in_child)) } != 0 {
+        warn(format_args!("cannot register for fork: a child must not allocate"));
+    }
+}
+
 fn hook_into_libc(options: &Options) {
+    hook_fork();
     let mut key: libc::pthread_key_t = 0;
     // SAFETY: both functions are given what they ask for, and the callbacks live for ever. A
     // process that has all its keys in use does without the cleaning up at thread end.
     unsafe {
         if libc::pthread_key_create(&mut key, Some(end_of_thread)) == 0 {
             THREAD_KEY.store(key, Ordering::Release);
-        }
-        if libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(in_child)) != 0 {
-            warn(format_args!("cannot register for fork: a child must not allocate"));
         }
         if options.stats != StatsChoice::Off && libc::atexit(stats::at_exit) != 0 {
             warn(format_args!("cannot register for exit: no statistics"));
@@ -255,8 +266,36 @@ pub(crate) fn watch_thread_end(cache: *mut c_void) {
 /// a child's signal handler is not to touch memory before there is somebody to serve it.
 static SIGNALS: AtomicU64 = AtomicU64::new(0);
 
+/// The heap at a fork. If there is none yet, it does not start meanwhile, and [`no_heap_forked`] says
+/// so afterwards.
+fn heap_to_fork() -> Option<&'static Heap> {
+    if try_heap().is_none() {
+        START.acquire();
+        if try_heap().is_none() {
+            FORKS_WITHOUT.store(true, Ordering::Relaxed);
+            return None;
+        }
+        // SAFETY: taken above.
+        unsafe { START.release() };
+    }
+    try_heap()
+}
+
+/// Whether the fork that is over was one without a heap, in the parent or in the child.
+fn no_heap_forked() -> bool {
+    let without = FORKS_WITHOUT.swap(false, Ordering::Relaxed);
+    if without {
+        // SAFETY: taken in `heap_to_fork` by this thread, or the one that it is the image of: who
+        // sets the word holds the lock.
+        unsafe { START.release() };
+    }
+    without
+}
+
+static FORKS_WITHOUT: AtomicBool = AtomicBool::new(false);
+
 unsafe extern "C" fn before_fork() {
-    let heap = heap();
+    let Some(heap) = heap_to_fork() else { return };
     let signals = thread::block_signals();
     heap.shared.acquire();
     heap.spans.acquire();
@@ -267,6 +306,9 @@ unsafe extern "C" fn before_fork() {
 }
 
 unsafe extern "C" fn after_fork() {
+    if no_heap_forked() {
+        return;
+    }
     let heap = heap();
     let signals = SIGNALS.load(Ordering::Relaxed);
     heap.engine.fork_done();
@@ -276,6 +318,9 @@ unsafe extern "C" fn after_fork() {
 }
 
 unsafe extern "C" fn in_child() {
+    if no_heap_forked() {
+        return;
+    }
     let heap = heap();
     heap.fork_flag.set();
     heap.engine.fork_done();

@@ -4,11 +4,14 @@ mod common;
 
 use std::process::Command;
 
-use common::{DEFAULT, c_program, check_content, is_served, patterns, run, serve};
+use common::{
+    DEFAULT, c_library, c_program, check_content, is_served, library, patterns, run, serve,
+};
 
 for_each_service! {
     a_signal_handler_forks => |service| check_content("forks", &["from-a-signal-handler"], service);
     the_fork_handlers_of_others_have_a_heap => |service| check_content("forks", &["amid-fork-handlers"], service);
+    the_fork_handlers_of_early_libraries_have_a_heap => beside_a_library;
     a_fork_without_fork_handlers_is_noticed => |service| check_content("forks", &["without-fork-handlers"], service);
     children_outlive_their_parents => |service| check_content("forks", &["outlives"], service);
     a_daemon_closes_everything => |service| check_content("forks", &["as-a-daemon"], service);
@@ -18,6 +21,20 @@ for_each_service! {
     children_need_no_descriptors => without_descriptors;
     forks_without_end => |service| storm("forks", service);
     forks_without_end_that_close_every_descriptor => |service| storm("closing", service);
+}
+
+/// A library whose constructor registers fork handlers that allocate, preloaded behind and before the heap.
+fn beside_a_library(service: &str) {
+    let (Some(program), Some(other)) = (c_program("forks"), c_library("atfork")) else { return };
+    if !is_served(service) {
+        return;
+    }
+    for order in [[library(), other.clone()], [other, library()]] {
+        let mut command = Command::new(&program);
+        serve(command.arg("amid-fork-handlers"), service, DEFAULT);
+        command.env("LD_PRELOAD", format!("{}:{}", order[0].display(), order[1].display()));
+        assert_eq!(run(&mut command).expect_success().refpage_lines(), [""; 0]);
+    }
 }
 
 /// Where a child needs a descriptor and gets none, it says what it does instead, and its child does no more.
