@@ -12,15 +12,17 @@
 //! it was missing. (Other threads of its parent may have held locks then; POSIX lets such a child
 //! call nothing that needs them, malloc included.)
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64};
 
 use refpage::Service;
 use refpage::sys::lock::Mutex;
+use refpage::sys::report::warn;
 use refpage::sys::thread;
 
 use crate::heap::Heap;
 use crate::missing;
-use crate::start::{heap, tell_of_a_lesser_service};
+use crate::start::{self, tell_of_a_lesser_service};
 
 /// What the word says that the kernel clears in a child: this process has all that it needs.
 const SETTLED: usize = 1;
@@ -36,6 +38,9 @@ static SETTLING: Mutex<()> = Mutex::new(());
 /// The signals that were blocked in the thread that forks, for as long as it holds the heap's locks:
 /// a child's signal handler is not to touch memory before there is somebody to serve it.
 static SIGNALS: AtomicU64 = AtomicU64::new(0);
+
+/// Whether the process forks without a heap.
+static HEAPLESS: AtomicBool = AtomicBool::new(false);
 
 /// Whether nobody was putting pages in place while the process forked.
 static AT_REST: AtomicBool = AtomicBool::new(false);
@@ -83,9 +88,21 @@ fn equip(heap: &'static Heap, missing: bool) {
     heap.fork_word.set(SETTLED);
 }
 
-/// The functions for pthread_atfork.
-pub unsafe extern "C" fn before() {
-    let heap = heap();
+/// Registers for fork, once: the earlier, the better. Fork handlers of others that were registered
+/// before run while these hold the heap's locks, and would wait for ever if they allocated.
+pub fn hook() {
+    static HOOKED: AtomicBool = AtomicBool::new(false);
+    if HOOKED.swap(true, AcqRel) {
+        return;
+    }
+    // SAFETY: the callbacks live for ever.
+    if unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) } != 0 {
+        warn(format_args!("cannot register for fork: a child must not allocate"));
+    }
+}
+
+unsafe extern "C" fn before() {
+    let Some(heap) = start::heap_to_fork() else { return HEAPLESS.store(true, Relaxed) };
     if heap.fork_word.get() != UNSETTLED {
         settle(heap);
     }
@@ -100,17 +117,15 @@ pub unsafe extern "C" fn before() {
     AT_REST.store(is_at_rest(heap), Relaxed);
 }
 
-/// As above.
-pub unsafe extern "C" fn in_parent() {
-    let heap = heap();
+unsafe extern "C" fn in_parent() {
+    let Some(heap) = forked_heap() else { return };
     // SAFETY: taken by this thread in `before`.
     unsafe { release(heap) };
     thread::restore_signals(SIGNALS.load(Relaxed));
 }
 
-/// As above.
-pub unsafe extern "C" fn in_child() {
-    let heap = heap();
+unsafe extern "C" fn in_child() {
+    let Some(heap) = forked_heap() else { return };
     // SAFETY: taken in `before` by the thread that this one is the image of.
     unsafe { release(heap) };
     if AT_REST.load(Relaxed) && missing::fill_upto(heap, FEW) {
@@ -119,6 +134,16 @@ pub unsafe extern "C" fn in_child() {
         equip(heap, true);
     }
     thread::restore_signals(SIGNALS.load(Relaxed));
+}
+
+/// The heap that `before` found: none if there was none, which may start from now on.
+fn forked_heap() -> Option<&'static Heap> {
+    if HEAPLESS.swap(false, Relaxed) {
+        // SAFETY: set by the thread that forks, to which `before` was told so.
+        unsafe { start::fork_over() };
+        return None;
+    }
+    start::try_heap()
 }
 
 /// # Safety

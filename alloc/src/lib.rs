@@ -61,6 +61,7 @@ mod thread_cache;
 mod tls;
 mod unseen;
 
+pub use fork::hook as hook_fork;
 pub use global::RefPage;
 pub use heap::stats;
 pub use refpage::Cause;

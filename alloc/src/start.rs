@@ -90,6 +90,26 @@ pub(crate) fn set_defaults(defaults: Defaults) -> bool {
     STATE.load(Ordering::Acquire) == NONE
 }
 
+/// The heap at a fork. None if there is none; then none starts before [`fork_over`] is called.
+pub(crate) fn heap_to_fork() -> Option<&'static Heap> {
+    try_heap().or_else(|| {
+        START.acquire();
+        let heap = try_heap();
+        if heap.is_some() {
+            // SAFETY: taken above.
+            unsafe { START.release() };
+        }
+        heap
+    })
+}
+
+/// # Safety
+/// [`heap_to_fork`] has told this thread, or the one that it is the image of, that there is none.
+pub(crate) unsafe fn fork_over() {
+    // SAFETY: taken there.
+    unsafe { START.release() };
+}
+
 #[cold]
 fn start() -> Option<&'static Heap> {
     let guard = START.lock();
@@ -221,17 +241,13 @@ pub(crate) fn tell_of_a_lesser_service(heap: &Heap) {
 }
 
 fn hook_into_libc(options: &Options) {
+    fork::hook();
     let mut key: libc::pthread_key_t = 0;
     // SAFETY: both functions are given what they ask for, and the callbacks live for ever. A
     // process that has all its keys in use does without the cleaning up at thread end.
     unsafe {
         if libc::pthread_key_create(&mut key, Some(end_of_thread)) == 0 {
             THREAD_KEY.store(key, Ordering::Release);
-        }
-        if libc::pthread_atfork(Some(fork::before), Some(fork::in_parent), Some(fork::in_child))
-            != 0
-        {
-            warn(format_args!("cannot register for fork: a child must not allocate"));
         }
         if options.stats != StatsChoice::Off && libc::atexit(stats::at_exit) != 0 {
             warn(format_args!("cannot register for exit: no statistics"));

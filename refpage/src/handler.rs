@@ -216,10 +216,16 @@ impl Handler {
         // Last of all: from now on, the run may be freed and become another.
         let placed = Pages::span(page, end);
         engine.counters().windows.add(placed.count);
-        let _ = self.channel.wake(
+        let woken = self.channel.wake(
             engine.region().address(placed.first),
             placed.count << engine.region().page_shift(),
         );
+        if let Err(errno) = woken {
+            report::die_without_stderr(format_args!(
+                "cannot wake who waits for memory: {}; memory could no longer be served",
+                errno::name(errno)
+            ));
+        }
         placed
     }
 

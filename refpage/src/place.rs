@@ -243,6 +243,11 @@ impl Engine {
     /// Whether a channel that answered with `errno` is none any more. What else may be behind its number
     /// answers as it likes.
     fn is_lost(&self, channel: Channel, errno: Errno) -> bool {
+        // The handler's is in its own table: another answer than that the process is going is a
+        // filter's, and who waits for the page would wait for ever.
+        if channel.is_quiet() {
+            return errno == Errno::SRCH;
+        }
         matches!(errno, Errno::SRCH | Errno::BADF | Errno::NOTTY)
             || !self.channel.is_ours(channel.number())
     }

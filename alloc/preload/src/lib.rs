@@ -25,3 +25,15 @@ mod c_info;
 mod c_malloc;
 mod c_mlock;
 mod c_refpage;
+
+/// Run before the constructors of all other libraries (`-z initfirst`, see build.rs): those whose
+/// fork handlers allocate are to register after the heap.
+#[used]
+// SAFETY: the section holds pointers to functions that are called with three arguments at most.
+#[unsafe(link_section = ".init_array")]
+static AT_FIRST: extern "C" fn() = {
+    extern "C" fn at_first() {
+        refpage_alloc::hook_fork();
+    }
+    at_first
+};

@@ -7,6 +7,7 @@ use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
 
 use crate::sys::descriptor::Descriptor;
+use crate::sys::thread;
 
 /// A line longer than this is cut: it is built on the stack, since nothing may allocate here.
 const LINE: usize = 512;
@@ -90,12 +91,16 @@ pub fn die(message: fmt::Arguments<'_>) -> ! {
     abort()
 }
 
-/// As [`die`], from the fault handler, whose private descriptor table holds no stderr.
+/// As [`die`], from whoever puts pages in place: the fault handler among others, whose private
+/// descriptor table holds no stderr, and who is no thread to libc's abort. Handlers of SIGABRT are
+/// not called: they might touch what cannot be served.
 pub fn die_without_stderr(message: fmt::Arguments<'_>) -> ! {
-    if let Ok(fd) = stderr_of_the_program() {
-        warn_on(fd.as_fd(), message);
+    match stderr_of_the_program() {
+        Ok(fd) => warn_on(fd.as_fd(), message),
+        // No /proc, or a system call filter. Whose table has a stderr can do without.
+        Err(_) => warn(message),
     }
-    abort()
+    thread::abort_process()
 }
 
 /// The program's own open file, which may be a socket, and has a position if it is a file. To open
@@ -106,7 +111,8 @@ fn stderr_of_the_program() -> Result<Descriptor> {
     let shared = process.and_then(|process| pidfd_getfd(process, 2, PidfdGetfdFlags::empty()));
     match shared {
         Ok(stderr) => Ok(Descriptor::new(stderr)),
-        Err(_) => Descriptor::open(c"/proc/self/fd/2", OFlags::WRONLY),
+        // From its end: opened again, a file would be written over.
+        Err(_) => Descriptor::open(c"/proc/self/fd/2", OFlags::WRONLY | OFlags::APPEND),
     }
 }
 

@@ -105,6 +105,31 @@ pub fn count() -> Option<usize> {
     (tasks.st_nlink as usize).checked_sub(2)
 }
 
+/// Ends the process with SIGABRT, whatever the program has made of that signal, from a thread that
+/// libc may not know. Where a filter refuses that, with a signal that no filter can refuse.
+pub fn abort_process() -> ! {
+    // The kernel's `struct sigaction`: handler (0 is the default), flags, restorer, mask.
+    let default = [0usize; 4];
+    let (all_but_it, all) = (!(1u64 << (libc::SIGABRT - 1)), u64::MAX);
+    let (action, size) = ((&raw const default) as usize, size_of::<u64>());
+    // SAFETY: system calls that read the two values above, and numbers.
+    unsafe {
+        raw_call(libc::SYS_rt_sigaction, libc::SIGABRT as usize, action, 0, size);
+        let own = [libc::SYS_getpid, libc::SYS_gettid].map(|call| raw_call(call, 0, 0, 0, 0));
+        raw_call(libc::SYS_tgkill, own[0] as usize, own[1] as usize, libc::SIGABRT as usize, 0);
+        // It is pending, and comes when it may. Blocked as all signals then are, that of a trap ends
+        // the process.
+        for mask in [&raw const all_but_it, &raw const all] {
+            let how = libc::SIG_SETMASK as usize;
+            raw_call(libc::SYS_rt_sigprocmask, how, mask as usize, 0, size);
+        }
+        #[cfg(target_arch = "x86_64")]
+        core::arch::asm!("ud2", options(noreturn));
+        #[cfg(target_arch = "aarch64")]
+        core::arch::asm!("udf 0", options(noreturn));
+    }
+}
+
 /// Closes every descriptor of the calling thread's own table but `keep`; -1: but none.
 pub fn close_all_but(keep: i32) {
     if close_range(0, keep - 1).is_ok() && close_range(keep + 1, i32::MAX).is_ok() {

@@ -206,6 +206,11 @@ impl Channel {
         Self { wakes: false, ..self }
     }
 
+    /// Whether it is [`quiet`](Self::quiet), as the handler's is.
+    pub fn is_quiet(self) -> bool {
+        !self.wakes
+    }
+
     fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the number is borrowed for one call that is harmless on a foreign descriptor.
         unsafe { BorrowedFd::borrow_raw(self.number) }

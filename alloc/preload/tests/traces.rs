@@ -1,0 +1,11 @@
+//! What a handler leaves to be seen, and stacks that overflow.
+
+mod common;
+
+use common::check_content;
+
+for_each_service! {
+    libc_sees_one_thread => |service| check_content("traces", &["one-thread"], service);
+    nothing_stays_after_an_end => |service| check_content("traces", &["nothing-stays"], service);
+    a_stack_overflows_onto_fresh_memory => |service| check_content("traces", &["stack-overflows"], service);
+}
