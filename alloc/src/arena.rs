@@ -54,8 +54,15 @@ impl Arenas {
     /// [`ARENA_WORD`] bytes, which are talc's: its first slot.
     pub fn allocate(&self, memory: Memory<'_>, slots: usize) -> Option<usize> {
         let layout = layout(slots)?;
-        self.ready_border(memory, self.next.load(Relaxed) + slots);
+        let served = memory.engine.service() == Service::Lazy;
+        if served {
+            self.ready_border(memory, self.next.load(Relaxed) + slots);
+        }
         let mut talc = self.talc.lock();
+        if !served {
+            // Where no faults are served, a page may be filled by hand: not over talc's words.
+            self.ready_border(memory, self.next.load(Relaxed) + slots);
+        }
         // SAFETY: the layout's size is not zero.
         let mut found = unsafe { talc.try_allocate(layout) };
         if found.is_none() {
@@ -63,11 +70,11 @@ impl Arenas {
             // SAFETY: as above.
             found = unsafe { talc.try_allocate(layout) };
         }
-        drop(talc);
         let head = memory.map.slot_at(found?.as_ptr() as usize);
+        self.next.store(head + slots, Relaxed);
+        drop(talc);
         restore_borders(memory, head, slots);
         memory.map.assign(head, slots);
-        self.next.store(head + slots, Relaxed);
         Some(head)
     }
 
@@ -158,10 +165,10 @@ impl Arenas {
     }
 }
 
-/// Whether all present pages have to be known, also those that talc writes to: with `eager`, the
-/// service may become `lazy`.
+/// Whether all present pages have to be known, also those that talc writes to: with `lazy`, and as
+/// long as it is asleep. In the one arena that there is then, spans follow each other.
 fn is_known(memory: Memory<'_>) -> bool {
-    matches!(memory.engine.service(), Service::Lazy | Service::Eager)
+    memory.engine.offered() == Service::Lazy
 }
 
 /// Slots that an arena's length and first slot are multiples of: whole huge pages fit, but in a
