@@ -15,6 +15,9 @@ use crate::sys::{swap, vm};
 /// present already.
 const SHARE: usize = 16;
 
+/// Missing pages from which it costs less to have the kernel put them in place together.
+const POPULATED_FROM: usize = 4;
+
 /// What a program did to the pages that [`Engine::refill`] restored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Touched {
@@ -76,6 +79,12 @@ impl Engine {
     pub fn fill_missing(&self, pages: Pages, fresh: Fresh) {
         for stretch in self.region().present().stretches(pages, false) {
             self.note_present(stretch);
+            if stretch.count >= POPULATED_FROM {
+                let start = self.region().address(stretch.first);
+                // SAFETY: the caller's pages. What cannot be had is the fill's to find out.
+                let _ =
+                    unsafe { vm::try_populate(start, stretch.count << self.region().page_shift()) };
+            }
             self.fill_pages(stretch, self.value_of(fresh));
             self.counters().filled.add(stretch.count);
         }
