@@ -11,6 +11,9 @@
 //! handler ran, is noticed on its first slow path: what it touched before reads as zero where
 //! it was missing. (Other threads of its parent may have held locks then; POSIX lets such a child
 //! call nothing that needs them, malloc included.)
+//!
+//! So it is with the child of a fork in a signal handler that interrupted this heap: its locks are
+//! held by the thread that forks, and what it was changing is half done.
 
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use core::sync::atomic::{AtomicBool, AtomicU64};
@@ -19,10 +22,12 @@ use refpage::Service;
 use refpage::sys::lock::Mutex;
 use refpage::sys::report::warn;
 use refpage::sys::thread;
+use refpage::sys::vm::KeepErrno;
 
 use crate::heap::Heap;
 use crate::missing;
 use crate::start::{self, tell_of_a_lesser_service};
+use crate::tls;
 
 /// What the word says that the kernel clears in a child: this process has all that it needs.
 const SETTLED: usize = 1;
@@ -88,6 +93,31 @@ fn equip(heap: &'static Heap, missing: bool) {
     heap.fork_word.set(SETTLED);
 }
 
+/// While it lives, this thread is on a slow path, and may hold locks. It keeps errno, too.
+pub struct Inside {
+    _errno: KeepErrno,
+}
+
+impl Inside {
+    /// One level deeper.
+    #[inline]
+    pub fn enter() -> Self {
+        tls::DEPTH.set(tls::DEPTH.get() + 1);
+        Self { _errno: KeepErrno::new() }
+    }
+
+    fn is_interrupted() -> bool {
+        tls::DEPTH.get() > 0
+    }
+}
+
+impl Drop for Inside {
+    #[inline]
+    fn drop(&mut self) {
+        tls::DEPTH.set(tls::DEPTH.get() - 1);
+    }
+}
+
 /// Registers for fork, once: the earlier, the better. Fork handlers of others that were registered
 /// before run while these hold the heap's locks, and would wait for ever if they allocated.
 pub fn hook() {
@@ -102,6 +132,9 @@ pub fn hook() {
 }
 
 unsafe extern "C" fn before() {
+    if Inside::is_interrupted() {
+        return;
+    }
     let Some(heap) = start::heap_to_fork() else { return HEAPLESS.store(true, Relaxed) };
     if heap.fork_word.get() != UNSETTLED {
         settle(heap);
@@ -136,8 +169,11 @@ unsafe extern "C" fn in_child() {
     thread::restore_signals(SIGNALS.load(Relaxed));
 }
 
-/// The heap that `before` found: none if there was none, which may start from now on.
+/// The heap that `before` locked: none if there was none, which may start from now on.
 fn forked_heap() -> Option<&'static Heap> {
+    if Inside::is_interrupted() {
+        return None;
+    }
     if HEAPLESS.swap(false, Relaxed) {
         // SAFETY: set by the thread that forks, to which `before` was told so.
         unsafe { start::fork_over() };

@@ -11,12 +11,12 @@ use core::ptr::null_mut;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use refpage::sys::lock::Mutex;
-use refpage::sys::vm::{ForkWord, KeepErrno};
+use refpage::sys::vm::ForkWord;
 use refpage::{Engine, RunWindow, Runs};
 
 use crate::cache::{Memory, RunCache};
 use crate::classes::{self, COUNT, GRANULE};
-use crate::fork;
+use crate::fork::{self, Inside};
 use crate::large::Large;
 use crate::misuse;
 use crate::options::Options;
@@ -119,7 +119,7 @@ pub fn allocate(size: usize, align: usize, zeroed: bool) -> *mut u8 {
 #[cold]
 #[inline(never)]
 fn allocate_slow(size: usize, align: usize, zeroed: bool) -> *mut u8 {
-    let _errno = KeepErrno::new();
+    let _inside = Inside::enter();
     let Some(heap) = start::started() else { return null_mut() };
     fork::settle(heap);
     if size > isize::MAX as usize || align > heap.engine.region().len() {
@@ -174,7 +174,7 @@ pub unsafe fn deallocate(ptr: *mut u8) {
 #[cold]
 #[inline(never)]
 fn keep_slow(heap: &'static Heap, class: usize, block: *mut u8) {
-    let _errno = KeepErrno::new();
+    let _inside = Inside::enter();
     fork::settle(heap);
     with_cache(heap, |cache| {
         if !cache.push(class, block) {
@@ -186,7 +186,7 @@ fn keep_slow(heap: &'static Heap, class: usize, block: *mut u8) {
 
 #[inline(never)]
 fn deallocate_large(heap: &'static Heap, address: usize) {
-    let _errno = KeepErrno::new();
+    let _inside = Inside::enter();
     fork::settle(heap);
     if address.is_multiple_of(GRANULE) {
         heap.large.free(heap.memory(), address);
@@ -202,7 +202,7 @@ fn deallocate_large(heap: &'static Heap, address: usize) {
 /// # Safety
 /// As for [`deallocate`]; if the result is not null, `ptr` is gone.
 pub unsafe fn reallocate(ptr: *mut u8, new_size: usize) -> *mut u8 {
-    let _errno = KeepErrno::new();
+    let _inside = Inside::enter();
     // SAFETY: the caller's promise.
     let old_size = unsafe { usable_size(ptr) };
     if new_size > isize::MAX as usize {
@@ -253,7 +253,7 @@ pub unsafe fn usable_size(ptr: *const u8) -> usize {
 
 /// Gives free memory back to the kernel, but for about `pad` bytes: true if there was any.
 pub fn trim(pad: usize) -> bool {
-    let _errno = KeepErrno::new();
+    let _inside = Inside::enter();
     let Some(heap) = start::try_heap() else { return false };
     fork::settle(heap);
     if let Some(cache) = own_cache() {
@@ -273,13 +273,14 @@ pub fn trim(pad: usize) -> bool {
 
 /// What the heap has done and holds; all zeros before the first allocation.
 pub fn stats() -> Stats {
+    let _inside = Inside::enter();
     start::try_heap().map(Stats::of).unwrap_or_default()
 }
 
 /// This thread's own cache, if it has one by now.
 #[inline]
 fn own_cache<'a>() -> Option<&'a mut ThreadCache> {
-    let word = tls::get();
+    let word = tls::CACHE.get();
     // SAFETY: a word above ENDED is this thread's own cache, which only this thread uses. A signal
     // handler that mallocs while this reference lives is outside POSIX.
     (word > ENDED).then(|| unsafe { &mut *(word as *mut ThreadCache) })
@@ -290,11 +291,11 @@ fn with_cache<R>(heap: &Heap, work: impl FnOnce(&mut ThreadCache) -> R) -> R {
     if let Some(cache) = own_cache() {
         return work(cache);
     }
-    if tls::get() != ENDED
+    if tls::CACHE.get() != ENDED
         && let Some(cache) = heap.caches.take()
     {
         // Set before libc hears of it: pthread_setspecific may allocate.
-        tls::set(cache as usize);
+        tls::CACHE.set(cache as usize);
         start::watch_thread_end(cache.cast());
         // SAFETY: the cache is this thread's from now on.
         return work(unsafe { &mut *cache });
@@ -307,9 +308,10 @@ fn with_cache<R>(heap: &Heap, work: impl FnOnce(&mut ThreadCache) -> R) -> R {
 /// Takes an ended thread's cache apart. Registered with libc as the destructor of a thread key.
 pub(crate) extern "C" fn thread_ends(cache: *mut core::ffi::c_void) {
     let Some(heap) = start::try_heap() else { return };
+    let _inside = Inside::enter();
     fork::settle(heap);
     let cache = cache.cast::<ThreadCache>();
-    tls::set(ENDED);
+    tls::CACHE.set(ENDED);
     for class in 0..COUNT {
         // SAFETY: the cache was this thread's, and its word has just let go of it.
         heap.flush(unsafe { &mut *cache }, class, true);

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::targets::Verdict;
 use crate::work::Measured;
-use refpage_bench::stats::{Summary, ratios, summarize};
+use refpage_bench::stats::{Summary, differences, ratios, summarize};
 
 /// A whole run of the command.
 #[derive(Debug, Serialize)]
@@ -117,6 +117,11 @@ impl Row {
     /// The median and range of the rounds' ratios to another row.
     pub fn ratio(&self, metric: Metric, base: &Row) -> Option<Summary> {
         ratios(&self.values(metric), &base.values(metric))
+    }
+
+    /// The median and range of the rounds' differences to another row.
+    pub fn difference(&self, metric: Metric, base: &Row) -> Option<Summary> {
+        differences(&self.values(metric), &base.values(metric))
     }
 }
 

@@ -32,6 +32,11 @@ pub fn ratios(values: &[f64], base: &[f64]) -> Option<Summary> {
     summarize(values.iter().zip(base).filter(|(_, base)| **base > 0.0).map(|(v, b)| v / b))
 }
 
+/// Summarises the differences of values of the same round.
+pub fn differences(values: &[f64], base: &[f64]) -> Option<Summary> {
+    summarize(values.iter().zip(base).map(|(v, b)| v - b))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,5 +53,7 @@ mod tests {
         let ratio = ratios(&[2.0, 6.0, 9.0], &[2.0, 3.0, 3.0]).unwrap();
         assert_eq!(ratio, Summary { median: 2.0, min: 1.0, max: 3.0 });
         assert_eq!(ratios(&[1.0], &[]), None);
+        let difference = differences(&[2.0, 6.0, 9.0], &[2.0, 3.0, 3.0]).unwrap();
+        assert_eq!(difference, Summary { median: 3.0, min: 0.0, max: 6.0 });
     }
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::memory::Baseline;
 use crate::peers::{LARGE_POOL, OFF};
-use crate::results::{CaseResults, Metric};
+use crate::results::{CaseResults, Metric, Row};
 use refpage_bench::stats::Summary;
 
 const REFPAGE: &str = "refpage";
@@ -16,9 +16,11 @@ enum Bound {
     AtMost(f64),
     /// The improvement, one less the ratio, is at least so many percent.
     Saves(f64),
+    /// The difference is at most so many microseconds.
+    Adds(f64),
 }
 
-/// A ratio of one peer to another in one case, and its bound.
+/// One peer beside another in one case, and its bound.
 #[derive(Debug)]
 struct Target {
     case: String,
@@ -44,7 +46,7 @@ pub struct Verdict {
 }
 
 fn targets() -> Vec<Target> {
-    use Bound::{AtMost, Saves};
+    use Bound::{Adds, AtMost, Saves};
     use Metric::{Cpu, Peak, Wall};
     let small = Baseline::SmallPages.name();
     let filled = Baseline::SmallMemset.name();
@@ -80,6 +82,11 @@ fn targets() -> Vec<Target> {
         add(case, Cpu, REFPAGE, "glibc", AtMost(1.2));
         add(case, Cpu, REFPAGE, "mimalloc", AtMost(0.3));
     }
+    for heap in ["small", "1G-dense", "1G-sparse"] {
+        for ends in ["exit", "exec"] {
+            add(&format!("fork-{ends}-{heap}"), Wall, REFPAGE, OFF, Adds(60.0));
+        }
+    }
     targets
 }
 
@@ -95,30 +102,35 @@ pub fn judge(cases: &[CaseResults]) -> Vec<Verdict> {
 impl Target {
     fn judge(&self, case: &CaseResults) -> Verdict {
         let rows = case.row(self.peer).zip(case.row(self.base));
-        let ratio = rows.and_then(|(row, base)| row.ratio(self.metric, base));
-        let value = ratio.map(|ratio| self.bound.terms(ratio));
+        let value = rows.and_then(|(row, base)| self.bound.terms(row, self.metric, base));
         Verdict {
             case: self.case.clone(),
             what: format!("{}, {} against {}", self.metric.name(), self.peer, self.base),
             bound: match self.bound {
                 Bound::AtMost(most) => format!("≤ {most:.2}"),
                 Bound::Saves(percent) => format!("saves ≥ {percent} %"),
+                Bound::Adds(us) => format!("adds ≤ {us} us"),
             },
             value,
             passed: value.map(|value| match self.bound {
                 Bound::AtMost(most) => value.median <= most,
                 Bound::Saves(percent) => value.median >= percent,
+                Bound::Adds(us) => value.median <= us,
             }),
         }
     }
 }
 
 impl Bound {
-    /// A ratio as the bound counts.
-    fn terms(self, ratio: Summary) -> Summary {
+    /// What was measured as the bound counts.
+    fn terms(self, row: &Row, metric: Metric, base: &Row) -> Option<Summary> {
         match self {
-            Self::AtMost(_) => ratio,
-            Self::Saves(_) => saving(ratio),
+            Self::AtMost(_) => row.ratio(metric, base),
+            Self::Saves(_) => row.ratio(metric, base).map(saving),
+            Self::Adds(_) => {
+                let Summary { median, min, max } = row.difference(metric, base)?;
+                Some(Summary { median: median / 1e3, min: min / 1e3, max: max / 1e3 })
+            }
         }
     }
 }
@@ -177,6 +189,15 @@ mod tests {
         assert_eq!(verdicts.len(), 2);
         assert!((verdicts[0].value.unwrap().median - 99.6).abs() < 1e-9);
         assert_eq!(verdicts[0].passed, Some(true));
+    }
+
+    #[test]
+    fn what_is_added_counts_in_microseconds_an_operation() {
+        // Ten operations in each row.
+        let fork = |ns| case("fork-exit-small", vec![row(REFPAGE, ns), row(OFF, 1_000_000)]);
+        assert_eq!(judge(&[fork(1_590_000)])[0].passed, Some(true));
+        let more = &judge(&[fork(1_610_000)])[0];
+        assert_eq!((more.passed, more.value.unwrap().median), (Some(false), 61.0));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! It runs without libc's knowledge ([`sys::thread`](crate::sys::thread)): it touches no heap
 //! memory and no thread-local storage, allocates nothing, waits for no lock that is held across a
-//! heap access, and does not end while the Region lives. Its descriptor table holds the channel
+//! heap access, and does not end before all other threads have. Its descriptor table holds the channel
 //! and nothing else, so the program may close what it likes.
 
 use core::ffi::{c_int, c_void};
@@ -68,6 +68,11 @@ extern "C" fn run(arg: *mut c_void) -> c_int {
         if now >= due {
             look = handler.give_back(now, look);
             due = now + look;
+            // The last thread of the program's ended by the system call itself, or was killed alone:
+            // the process is to end with it.
+            if let Some(code) = thread::left_alone() {
+                return code;
+            }
         }
         handler.sleep(due.saturating_sub(now));
     }

@@ -28,6 +28,9 @@ use crate::service::{Attempts, Service};
 use crate::sys::uffd::{Channel, Features, Uffd, Watch, Way};
 use crate::sys::{thread, vm};
 
+/// How often it is tried to start the handler again when the program closes the channel meanwhile.
+const TRIES: usize = 8;
+
 /// A step of setting a service up, which may have failed.
 type Step<T> = core::result::Result<T, Failure>;
 
@@ -92,7 +95,7 @@ impl Engine {
     }
 
     /// Starts the handler, if `lazy` is still asleep: to be called before memory is handed out
-    /// whose pages may be missing. False if that failed, and the service stays `eager`.
+    /// whose pages may be missing. False, once, if that failed, and the service stays `eager`.
     #[inline]
     pub fn wake(&self) -> bool {
         self.asleep.load(Ordering::Relaxed).is_null() || self.wake_up()
@@ -104,25 +107,39 @@ impl Engine {
         let _renewing = self.renewing.lock();
         // SAFETY: null, or this very engine as `launch` was given it.
         let Some(engine) = (unsafe { self.asleep.load(Ordering::Acquire).as_ref() }) else {
-            return self.service() == Service::Lazy;
+            return true;
         };
         let woken = engine.try_wake(supplies);
         woken.map_err(|why| self.explain(why)).is_ok()
     }
 
     fn try_wake(&'static self, supplies: &Supplies) -> core::result::Result<(), Reason> {
-        let mut woken = Ok(());
-        // The program may have closed the channel, and with it all that was registered.
-        if !self.channel.get().is_some_and(|number| self.channel.is_ours(number)) {
-            self.no_channel();
-            woken = self.try_asleep(supplies);
-        }
-        if woken.is_ok() && self.offered() != self.service() {
-            let started = self.start_handler(self.channel(), supplies);
-            woken = started.map_err(Reason::Failed);
+        let mut woken = self.open_and_start(supplies);
+        // Other threads may close what they do not know at any moment.
+        for _ in 0..TRIES {
+            if woken.is_ok() || self.has_channel() {
+                break;
+            }
+            woken = self.open_and_start(supplies);
         }
         self.asleep.store(core::ptr::null_mut(), Ordering::Release);
         woken
+    }
+
+    fn open_and_start(&'static self, supplies: &Supplies) -> core::result::Result<(), Reason> {
+        // With the channel, the program has closed all that was registered.
+        if !self.has_channel() {
+            self.no_channel();
+            self.try_asleep(supplies)?;
+        }
+        if self.service() == Service::Lazy {
+            return Ok(());
+        }
+        self.start_handler(self.channel(), supplies).map_err(Reason::Failed)
+    }
+
+    fn has_channel(&self) -> bool {
+        self.channel.get().is_some_and(|number| self.channel.is_ours(number))
     }
 
     /// Has missing faults told, and starts the handler, which answers them: from now on, the

@@ -17,7 +17,7 @@ fn every_c_program_compiles() {
         let name = path.file_stem().and_then(|stem| stem.to_str()).expect("a name in ASCII");
         // Without a compiler, they have said so.
         let program = match name {
-            "library" | "constrain" => c_library(name),
+            "library" | "constrain" | "atfork" => c_library(name),
             "secure" => linked_c_program(name),
             _ => c_program(name),
         };

@@ -10,6 +10,7 @@ use common::{
 
 for_each_service! {
     a_signal_handler_forks => |service| check_content("forks", &["from-a-signal-handler"], service);
+    a_signal_handler_forks_amid_malloc => |service| check_content("forks", &["amid-malloc"], service);
     the_fork_handlers_of_others_have_a_heap => |service| check_content("forks", &["amid-fork-handlers"], service);
     the_fork_handlers_of_early_libraries_have_a_heap => beside_a_library;
     a_fork_without_fork_handlers_is_noticed => |service| check_content("forks", &["without-fork-handlers"], service);

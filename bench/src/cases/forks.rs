@@ -32,22 +32,24 @@ impl Work for Forks {
         let meter = Meter::start();
         for _ in 0..self.forks {
             // A child of a process with threads may call little, and this calls nothing else.
-            in_child(|| match self.then {
+            let status = in_child(|| match self.then {
                 Then::Exit => 0,
                 Then::Exec => become_true(),
             });
+            assert_eq!(status, 0, "the child could not do its work");
         }
         let cost = meter.stop();
         let mask = order.mask_of_use(0);
         // The child first: what is missing here is missing there, too.
-        in_child(|| block.check(|page| mask[page]).map_or(1, |_| 0));
+        let status = in_child(|| block.check(|page| mask[page]).map_or(1, |_| 0));
         let checked_bytes = block.check(|page| mask[page])?;
+        assert_eq!(status, 0, "wrong content in the child alone");
         Ok(Outcome { cost, operations: self.forks, checked_bytes })
     }
 }
 
-/// Forks, and waits for the child, which ends with what `work` returns; that has to be 0.
-fn in_child(work: impl FnOnce() -> i32) {
+/// Forks, and waits for the child, which ends with what `work` returns: how it ended.
+fn in_child(work: impl FnOnce() -> i32) -> i32 {
     // SAFETY: the child does as the callers say, and leaves by _exit, the parent's other threads or
     // not; the status is this function's own.
     unsafe {
@@ -58,7 +60,7 @@ fn in_child(work: impl FnOnce() -> i32) {
         }
         let mut status = 0;
         assert_eq!(libc::waitpid(child, &mut status, 0), child);
-        assert_eq!(status, 0, "the child found wrong content, or could not do its work");
+        status
     }
 }
 

@@ -10,6 +10,7 @@ use core::ffi::{c_int, c_void};
 
 use rustix::io::{Errno, Result};
 
+use super::descriptor::Descriptor;
 use super::vm;
 
 /// The handler's frames are shallow; the guard page below turns a surprise into a crash.
@@ -56,7 +57,7 @@ impl Drop for Stack {
 /// Starts `entry(arg)` on `stack` with every signal blocked.
 ///
 /// # Safety
-/// `entry` never returns, touches no thread-local storage (it shares its creator's), never
+/// `entry` returns only when its process has no other thread, touches no thread-local storage (it shares its creator's), never
 /// panics, and calls nothing that needs a libc thread. `stack` is in use by no live thread.
 /// Statics that it uses live for ever.
 pub unsafe fn spawn(
@@ -103,6 +104,27 @@ pub fn count() -> Option<usize> {
     // The directory, its parent's name for it, and an entry for each thread: `proc_task_getattr`.
     let tasks = rustix::fs::stat(c"/proc/self/task").ok()?;
     (tasks.st_nlink as usize).checked_sub(2)
+}
+
+/// If the calling thread is the only one of its process that has not ended, but for the first one, which
+/// the kernel keeps until all have: the exit code of that one, as a shell would tell it.
+pub fn left_alone() -> Option<c_int> {
+    if count() != Some(2) {
+        return None;
+    }
+    let mut text = [0u8; 512];
+    let read = Descriptor::read_from(c"/proc/self/stat", &mut text).ok()?;
+    // "pid (name) state ... exit_code\n", and the name may be anything.
+    let text = text.get(..read)?;
+    let name_end = text.iter().rposition(|&byte| byte == b')')?;
+    let rest = core::str::from_utf8(text.get(name_end + 1..)?).ok()?;
+    let mut fields = rest.split_ascii_whitespace();
+    if fields.next() != Some("Z") {
+        return None;
+    }
+    // As wait(2) gives it: a code, or the number of a signal.
+    let status: c_int = fields.last()?.parse().ok()?;
+    Some(if status & 0x7f == 0 { status >> 8 } else { 128 + (status & 0x7f) })
 }
 
 /// Ends the process with SIGABRT, whatever the program has made of that signal, from a thread that

@@ -54,10 +54,52 @@ static void forks(int signal) {
     errno = error;
 }
 
+/* The child may call what a signal handler may, and this one does not come back from it. */
+static void forks_amid_malloc(int signal) {
+    (void)signal;
+    int error = errno;
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        EXPECT_BYTES(fresh, MIB, 'p', "in a child of a signal handler amid malloc");
+        _exit(0);
+    }
+    expect_end(child);
+    forked++;
+    errno = error;
+}
+
 /* One signal: another one while a fork goes on would leave no time for anything else. */
 static void after(int us) {
     struct itimerval once = {{0, 0}, {0, us}};
     CHECK(setitimer(ITIMER_REAL, &once, NULL) == 0);
+}
+
+/* What the signal interrupts is a thread that allocates and frees, and holds what locks that takes. */
+static void amid_malloc(void) {
+    struct sigaction action = {.sa_handler = forks_amid_malloc, .sa_flags = SA_RESTART};
+    uint64_t state = 1;
+    fresh = need(malloc(MIB));
+    memset(fresh, 'p', MIB);
+    CHECK(sigaction(SIGALRM, &action, NULL) == 0);
+    enum { COUNT = 64 };
+    unsigned char *blocks[COUNT] = {NULL};
+    size_t sizes[COUNT] = {0};
+    for (int before = -1, now; (now = forked) < 200;) {
+        if (before != now)
+            after(200 + (int)(random_next(&state) % 2000));
+        before = now;
+        size_t i = random_next(&state) % COUNT;
+        if (sizes[i])
+            EXPECT_BYTES(blocks[i], sizes[i], (unsigned char)i, "kept over forks amid malloc");
+        free(blocks[i]);
+        sizes[i] = 1 + random_next(&state) % (i % 2 ? 300000 : 3000);
+        blocks[i] = need(malloc(sizes[i]));
+        EXPECT_PATTERN(blocks[i], sizes[i], "fresh amid forks");
+        memset(blocks[i], (int)i, sizes[i]);
+    }
+    for (size_t i = 0; i < COUNT; i++)
+        free(blocks[i]);
 }
 
 /* What the signal interrupts is a thread that touches memory. */
@@ -387,6 +429,7 @@ static void descriptors_out_of_the_way(void) {
 int main(int argc, char **argv) {
     static const struct behaviour behaviours[] = {
         {"from-a-signal-handler", from_a_signal_handler},
+        {"amid-malloc", amid_malloc},
         {"amid-fork-handlers", amid_fork_handlers},
         {"without-fork-handlers", without_fork_handlers},
         {"outlives", outlives},

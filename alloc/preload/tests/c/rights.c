@@ -84,6 +84,10 @@ static void allowed(void) {
     static const int calls[] = {
         /* the handler's */
         SYS_ppoll, SYS_read, SYS_ioctl, SYS_madvise, SYS_sched_yield, SYS_clock_gettime, SYS_getcpu,
+        SYS_mincore, SYS_sysinfo, SYS_newfstatat, SYS_openat, SYS_fstat, SYS_close,
+#ifdef SYS_open
+        SYS_open,
+#endif
         /* the test's own */
         SYS_exit_group, SYS_write, SYS_clock_nanosleep,
         /* after a signal that stops and continues */

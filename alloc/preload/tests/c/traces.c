@@ -84,6 +84,30 @@ static void nothing_stays(void) {
     }
 }
 
+static void *ends_by_itself(void *heap) {
+    usleep(1000);
+    expect_heap(heap, 0, BLOCK, "behind the first thread's end");
+    syscall(SYS_exit, 3);
+    return NULL;
+}
+
+/* No exit of libc's: the kernel ends a process with its last thread, and that is not to be one of ours. Before Linux
+ * 5.17, the first thread's code counts, since then the last one's. */
+static void threads_end(void) {
+    struct heap heap;
+    fill(&heap);
+    pid_t child = fork();
+    if (child == 0) {
+        in_child();
+        pthread_t thread;
+        CHECK(pthread_create(&thread, NULL, ends_by_itself, &heap) == 0);
+        syscall(SYS_exit, 3);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 3);
+}
+
 static void after_exec(void) {
     CHECK(tasks() <= 2);
     expect_working_heap(2);
@@ -134,6 +158,7 @@ int main(int argc, char **argv) {
     static const struct behaviour behaviours[] = {
         {"one-thread", one_thread},
         {"nothing-stays", nothing_stays},
+        {"threads-end", threads_end},
         {"after-exec", after_exec},
         {"stack-overflows", stack_overflows},
     };
