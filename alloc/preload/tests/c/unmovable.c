@@ -180,23 +180,36 @@ static int ring_with(void *start, size_t length, struct io_uring_params *paramet
     return ring;
 }
 
-/* Has the kernel write to the beginning of the registered pages, wherever they are by now: from /dev/zero. */
+/* Has the kernel write to the beginning of the registered pages, wherever they are by now: from /dev/zero, which gives
+ * less than was asked for when the ring has other news for the process. */
 static void write_zeros(int ring, const struct io_uring_params *parameters, unsigned char *to, unsigned length) {
-    size_t size = parameters->sq_off.array + parameters->sq_entries * sizeof(unsigned);
-    char *queue = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, ring, IORING_OFF_SQ_RING);
+    CHECK(parameters->features & IORING_FEAT_SINGLE_MMAP);
+    size_t submitted = parameters->sq_off.array + parameters->sq_entries * sizeof(unsigned);
+    size_t completed = parameters->cq_off.cqes + parameters->cq_entries * sizeof(struct io_uring_cqe);
+    size_t size = submitted > completed ? submitted : completed;
+    unsigned char *rings = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, ring, IORING_OFF_SQ_RING);
     struct io_uring_sqe *entries = mmap(NULL, parameters->sq_entries * sizeof *entries, PROT_READ | PROT_WRITE,
                                         MAP_SHARED, ring, IORING_OFF_SQES);
-    CHECK(queue != MAP_FAILED && entries != MAP_FAILED);
+    CHECK(rings != MAP_FAILED && entries != MAP_FAILED);
+    unsigned *head = (unsigned *)(void *)(rings + parameters->cq_off.head);
+    const struct io_uring_cqe *results = (void *)(rings + parameters->cq_off.cqes);
     int zeros = open("/dev/zero", O_RDONLY);
     CHECK(zeros >= 0);
-    entries[0] = (struct io_uring_sqe){
-        .opcode = IORING_OP_READ_FIXED, .fd = zeros, .addr = (uintptr_t)to, .len = length, .buf_index = 0};
-    ((unsigned *)(void *)(queue + parameters->sq_off.array))[0] = 0;
-    __atomic_add_fetch((unsigned *)(void *)(queue + parameters->sq_off.tail), 1, __ATOMIC_RELEASE);
-    CHECK(syscall(SYS_io_uring_enter, ring, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0) == 1);
+    for (unsigned done = 0; done < length;) {
+        entries[0] = (struct io_uring_sqe){.opcode = IORING_OP_READ_FIXED, .fd = zeros, .addr = (uintptr_t)(to + done),
+                                           .len = length - done, .buf_index = 0};
+        /* Each place of the queue says that it is the first entry. */
+        memset(rings + parameters->sq_off.array, 0, parameters->sq_entries * sizeof(unsigned));
+        __atomic_add_fetch((unsigned *)(void *)(rings + parameters->sq_off.tail), 1, __ATOMIC_RELEASE);
+        CHECK(syscall(SYS_io_uring_enter, ring, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0) == 1);
+        int result = results[*head % parameters->cq_entries].res;
+        CHECK(result > 0);
+        done += (unsigned)result;
+        __atomic_add_fetch(head, 1, __ATOMIC_RELEASE);
+    }
     close(zeros);
     munmap(entries, parameters->sq_entries * sizeof *entries);
-    munmap(queue, size);
+    munmap(rings, size);
 }
 
 /* The kernel writes to a live block through its registered buffer, and all else of the block stays the pattern. */
