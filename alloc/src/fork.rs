@@ -161,6 +161,7 @@ unsafe extern "C" fn in_child() {
     let Some(heap) = forked_heap() else { return };
     // SAFETY: taken in `before` by the thread that this one is the image of.
     unsafe { release(heap) };
+    heap.engine.leave_channel();
     if AT_REST.load(Relaxed) && missing::fill_upto(heap, FEW) {
         heap.fork_word.set(UNSETTLED);
     } else {

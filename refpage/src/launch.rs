@@ -120,6 +120,8 @@ impl Engine {
             if woken.is_ok() || self.has_channel() {
                 break;
             }
+            // A child may have it still, which lets go of it.
+            rustix::thread::sched_yield();
             woken = self.open_and_start(supplies);
         }
         self.asleep.store(core::ptr::null_mut(), Ordering::Release);
@@ -285,6 +287,12 @@ impl Engine {
         }
     }
 
+    /// In the child: lets go of the parent's channel. As long as anybody has that, the parent can
+    /// register its memory with no other.
+    pub fn leave_channel(&self) {
+        self.channel.close();
+    }
+
     /// In the child, after [`fork_done`](Self::fork_done), before anything else is asked of the
     /// engine: gives it a channel and a pool of its own, as far as its service needs them, and a
     /// handler if pages of live memory are `missing`. True if the caller has to fill those before
@@ -294,7 +302,7 @@ impl Engine {
         self.pagemap.forget();
         let Some(supplies) = &self.supplies else { return false };
         self.backing.share();
-        if self.channel.get().is_none() {
+        if matches!(self.service(), Service::Memset | Service::Off) {
             return false;
         }
         self.set_serving(None);

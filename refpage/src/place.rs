@@ -205,10 +205,7 @@ impl Engine {
                 // on these pages are still the handler's, but in the zero part there are none.
                 Some(errno) if self.is_lost(channel, errno) => {
                     self.note(Cause::ChannelLost);
-                    if fresh == Fresh::Content && self.region().in_zero_part(rest.first) {
-                        self.fill_pages(rest, self.content());
-                    }
-                    return;
+                    return self.leave(rest, fresh);
                 }
                 Some(errno) => {
                     sources.give_up();
@@ -222,9 +219,8 @@ impl Engine {
         }
     }
 
-    /// Leaves pages missing that nobody waits for yet: there may be memory for them when somebody
-    /// does. Where they would not be served then, it is now that they are needed, and the kernel that
-    /// says what happens.
+    /// Leaves pages missing that nobody waits for yet: they may be had when somebody does. Where they
+    /// would not be served then, it is now that they are needed, and the kernel that says what happens.
     fn leave(&self, pages: Pages, fresh: Fresh) {
         if fresh == Fresh::Content && self.region().in_zero_part(pages.first) {
             self.fill_pages(pages, self.content());
