@@ -152,9 +152,11 @@ unsafe extern "C" fn before() {
 
 unsafe extern "C" fn in_parent() {
     let Some(heap) = forked_heap() else { return };
+    // Before another thread forks.
+    let signals = SIGNALS.load(Relaxed);
     // SAFETY: taken by this thread in `before`.
     unsafe { release(heap) };
-    thread::restore_signals(SIGNALS.load(Relaxed));
+    thread::restore_signals(signals);
 }
 
 unsafe extern "C" fn in_child() {

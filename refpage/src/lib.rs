@@ -15,7 +15,8 @@
 //!   `eager`, `memset` or `off`.
 //! - **Channel**: the userfaultfd through which pages are put in place.
 //! - **Fault handler**, of `lazy`: the thread that answers missing faults on the channel with a
-//!   *window* of pages from the pool.
+//!   *window* of pages from the pool. Before it is needed, `lazy` is **asleep**: there is none, and
+//!   memory is filled when it is allocated.
 //! - **Backing**, of `cow`: a sealed memory file full of content, which the content part shows while
 //!   it is missing; a **piece** is one mapping of it. The kernel copies from it on the first write.
 //! - **Mover**, of `cow` and `eager`: a channel for user mode only, which sees no faults, but through
