@@ -26,6 +26,7 @@ for_each_service! {
             gives_up("user-given-up", service, told);
         }
     };
+    a_user_namespace_is_entered => |service| common::check_content("rights", &["unshares-user"], service);
     who_cannot_be_looked_into_goes_on => |service| gives_up("dumpable-given-up", service, 0..=0);
 }
 

@@ -192,6 +192,31 @@ static void gives_up(void (*rights)(void)) {
     expect_working_heap(95);
 }
 
+/* A process with a second thread could not: nothing that is small makes one. */
+static void unshares_user(void) {
+    uint64_t state = 3;
+    for (int i = 0; i < 2000; i++)
+        scribble(need(malloc(1 + (size_t)i)), 1 + (size_t)i, &state);
+    if (unshare(CLONE_NEWUSER) != 0) {
+        CHECK(errno != EINVAL);
+        printf("skipped: no user namespace: %s\n", strerror(errno));
+        return;
+    }
+    struct heap heap;
+    fill(&heap);
+    expect_heap(&heap, 0, BLOCK, "in a user namespace of its own");
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        in_child();
+        expect_heap(&heap, 0, BLOCK, "in a child in that namespace");
+        expect_working_heap(8);
+        _exit(0);
+    }
+    expect_end(child);
+    free_heap(&heap);
+}
+
 static void user_given_up(void) {
     gives_up(becomes_nobody);
 }
@@ -205,6 +230,7 @@ int main(int argc, char **argv) {
         {"filtered", filtered},
         {"allowed", allowed},
         {"forks-filtered", forks_filtered},
+        {"unshares-user", unshares_user},
         {"user-given-up", user_given_up},
         {"dumpable-given-up", dumpable_given_up},
     };

@@ -312,7 +312,8 @@ fn contents(file: &mut File) -> Vec<u8> {
     bytes
 }
 
-/// Runs `tests/c/<program>.c` with `arguments` under one service, with each pattern.
+/// Runs `tests/c/<program>.c` with `arguments` under one service, with each pattern. What it says on stdout that it
+/// skipped is passed on.
 pub fn check_content(program: &str, arguments: &[&str], service: &str) {
     let Some(path) = c_program(program) else {
         return;
@@ -329,6 +330,9 @@ pub fn check_content(program: &str, arguments: &[&str], service: &str) {
             "nothing to complain about in {}",
             outcome.what
         );
+        for reason in outcome.stdout_text().lines().filter_map(|l| l.strip_prefix("skipped: ")) {
+            skipped(reason);
+        }
     }
 }
 
