@@ -16,8 +16,9 @@ const PACKAGES: [&str; 3] = ["refpage", "refpage-alloc", "refpage-preload"];
 /// Real programs, which are in no guest; and the check that the C programs compile, which is run before.
 const LEFT_OUT: [&str; 2] = ["programs", COMPILE];
 /// What a quick run leaves out, by parts of names: tests that take an emulated processor minutes, and those that look
-/// at memory or at limits, which this machine's own kernel is as good for.
-pub const SLOW: [&str; 3] = ["limits::", "vma::", "among_allocating_threads"];
+/// at memory, at limits or at injected failures, which this machine's own kernel is as good for.
+pub const SLOW: [&str; 6] =
+    ["limits::", "vma::", "injected::", "unmovable::", "among_allocating_threads", "without_end"];
 /// The suites that need a guest to be set up for them.
 const SETTINGS: [(&str, Setting); 2] =
     [("strict", Setting::StrictCommitment), ("second_rung", Setting::UserfaultfdForAll)];
