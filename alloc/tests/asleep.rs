@@ -46,6 +46,9 @@ fn the_first_large_allocation_starts_the_handler() {
     if service_name() != "lazy" {
         return eprintln!("skipped: the service is {}", service_name());
     }
+    if !refpage::probe_channel().0.is_some_and(|(_, features)| features.has_move()) {
+        return eprintln!("skipped: this kernel moves no pages, and the handler starts at once");
+    }
     let before = threads();
     if before == 0 {
         return eprintln!("skipped: no /proc");
