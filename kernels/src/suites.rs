@@ -15,10 +15,17 @@ use crate::event::{Plan, Setting, Suite};
 const PACKAGES: [&str; 3] = ["refpage", "refpage-alloc", "refpage-preload"];
 /// Real programs, which are in no guest; and the check that the C programs compile, which is run before.
 const LEFT_OUT: [&str; 2] = ["programs", COMPILE];
-/// What a quick run leaves out, by parts of names: tests that take an emulated processor minutes, and those that look
-/// at memory, at limits or at injected failures, which this machine's own kernel is as good for.
-pub const SLOW: [&str; 6] =
-    ["limits::", "vma::", "injected::", "unmovable::", "among_allocating_threads", "without_end"];
+/// What a quick run leaves out, by parts of names: tests that take an emulated processor minutes (the suite `process` forks
+/// too), and those that look at memory, at limits or at injected failures, which this machine's own kernel is as good for.
+pub const SLOW: [&str; 7] = [
+    "limits::",
+    "vma::",
+    "injected::",
+    "unmovable::",
+    "among_allocating_threads",
+    "forks::",
+    "rights::",
+];
 /// The suites that need a guest to be set up for them.
 const SETTINGS: [(&str, Setting); 2] =
     [("strict", Setting::StrictCommitment), ("second_rung", Setting::UserfaultfdForAll)];

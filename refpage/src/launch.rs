@@ -147,7 +147,7 @@ impl Engine {
     /// Has missing faults told, and starts the handler, which answers them: from now on, the
     /// service is `lazy`.
     fn start_handler(&'static self, channel: Channel, supplies: &Supplies) -> Step<()> {
-        self.register(channel, self.region().content_part(), Watch::Missing)?;
+        self.watch_content(channel, Watch::Missing)?;
         // Other threads of the program may close the channel's number before the handler has it.
         let alone = thread::count() == Some(1);
         // SAFETY: the handler keeps to `spawn`'s rules (see its module), `self` is static, and
@@ -156,8 +156,7 @@ impl Engine {
         let started = unsafe { crate::handler::start(self, &supplies.stack) };
         if let Err(errno) = started {
             // Nobody would answer.
-            self.register(channel, self.region().content_part(), Watch::MoveTarget)
-                .inspect_err(|_| self.no_channel())?;
+            self.watch_content(channel, Watch::MoveTarget).inspect_err(|_| self.no_channel())?;
             return Err(failed("cannot start the handler")(errno));
         }
         while !alone && !self.handler_runs.load(Ordering::Acquire) {
@@ -165,6 +164,16 @@ impl Engine {
         }
         self.service.set(Service::Lazy);
         Ok(())
+    }
+
+    /// Changes how the content part is registered. Meanwhile it is not, and what is put in place there
+    /// is filled by hand. (Newer kernels refuse to change it in one step; 6.18 does not.)
+    fn watch_content(&self, channel: Channel, watch: Watch) -> Step<()> {
+        let content = self.region().content_part();
+        let len = content.count << self.region().page_shift();
+        // Where it was not registered, that says so, or nothing.
+        let _ = channel.unregister(self.region().address(content.first), len);
+        self.register(channel, content, watch)
     }
 
     /// For the handler, which found the channel closed: one of its own, with all registrations.

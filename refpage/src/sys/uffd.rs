@@ -233,6 +233,14 @@ impl Channel {
         unsafe { ioctl::ioctl(self.fd(), Updater::<OP, _>::new(&mut arg)) }
     }
 
+    /// Takes a registration back.
+    pub fn unregister(&self, start: *mut u8, len: usize) -> Result<()> {
+        let mut range = k::uffdio_range { start: start as u64, len: len as u64 };
+        const OP: Opcode = opcode::read::<k::uffdio_range>(GROUP, k::_UFFDIO_UNREGISTER as u8);
+        // SAFETY: UFFDIO_UNREGISTER reads a `uffdio_range`.
+        unsafe { ioctl::ioctl(self.fd(), Updater::<OP, _>::new(&mut range)) }
+    }
+
     /// Moves pages from `src` to `dst` (Linux 6.8+) up to the first that is missing, and wakes who waits for them unless it is
     /// [`quiet`](Self::quiet).
     #[cfg_attr(feature = "inject", track_caller)]
