@@ -142,7 +142,7 @@ impl Engine {
     /// it in place, and woke whoever waited for it before we came. Where there is none, the program
     /// touched memory that is not its own, and the kernel put zeros there: they are overwritten.
     fn found_in_place(&self, channel: Channel, page: Pages, fresh: Fresh) {
-        if self.is_handled(page.first) {
+        if channel.is_quiet() || self.is_handled(page.first) {
             let _ = channel
                 .wake(self.region().address(page.first), page.count << self.region().page_shift());
         } else {
@@ -179,8 +179,9 @@ impl Engine {
                     rest = rest.skip(1);
                     tries = 0;
                 }
-                // The pages are the caller's, and no fault is waiting for them.
-                Some(errno) if self.service() != Service::Lazy => {
+                // The pages are the caller's, and no fault is waiting for them. (The handler may be at
+                // work a moment before the service is `lazy`.)
+                Some(errno) if self.service() != Service::Lazy && !channel.is_quiet() => {
                     self.note(Cause::of_copy(errno));
                     self.replace_mover(channel);
                     self.counters().filled.add(rest.count);

@@ -109,8 +109,9 @@ static void from_a_signal_handler(void) {
     CHECK(sigaction(SIGALRM, &action, NULL) == 0);
     while (forked < 30) {
         unsigned char *block = need(malloc(BLOCK));
+        const int before = forked;
         after(1000);
-        for (int before = forked, byte = 0; forked == before; byte++) {
+        for (int byte = 0; forked == before; byte++) {
             if (byte == 0)
                 EXPECT_PATTERN(block, BLOCK, "while a signal handler forks");
             memset(block, byte, BLOCK);
