@@ -158,7 +158,11 @@ fn locked(service: &str) {
 
 /// The handler's clone fails: by a filter, and by the limit on a user's processes.
 fn no_thread(service: &str) {
-    let flags = libc::CLONE_VM | libc::CLONE_SIGHAND | libc::CLONE_THREAD | libc::CLONE_SYSVSEM;
+    let flags = libc::CLONE_VM
+        | libc::CLONE_SIGHAND
+        | libc::CLONE_THREAD
+        | libc::CLONE_SYSVSEM
+        | libc::CLONE_SETTLS;
     let refusal = Refusal::of(libc::SYS_clone, libc::EAGAIN).with_argument(0, flags as u32);
     // It is missed when the handler is needed. For `cow` it is too late then.
     let lazy = ["auto", "lazy"].contains(&service);

@@ -16,6 +16,12 @@ use super::vm;
 /// The handler's frames are shallow; the guard page below turns a surprise into a crash.
 const STACK: usize = 64 * 1024;
 
+/// Room for what libc takes for thread-local below and above the thread pointer: its creator's goes
+/// when that ends. Nothing of it is used but the stack protector's word and errno.
+const BELOW: usize = 1 << 20;
+const ABOVE: usize = 16 << 10;
+const ALL: usize = STACK + BELOW + ABOVE;
+
 /// Memory that a bare thread runs on; mapped once, used again by the handler after fork.
 #[derive(Debug)]
 pub struct Stack {
@@ -33,7 +39,7 @@ impl Stack {
     /// # Errors
     /// ENOMEM when there is no address space for it.
     pub fn map() -> Result<Self> {
-        let base = vm::reserve(STACK + vm::page_size(), vm::page_size())?;
+        let base = vm::reserve(ALL + vm::page_size(), vm::page_size())?;
         // SAFETY: the lowest page of a mapping made just above.
         unsafe {
             rustix::mm::mprotect(base.cast(), vm::page_size(), rustix::mm::MprotectFlags::empty())?;
@@ -42,15 +48,26 @@ impl Stack {
     }
 
     fn top(&self) -> *mut c_void {
-        // SAFETY: one past the end of the mapping of this very size.
+        // SAFETY: within the mapping.
         unsafe { self.base.add(STACK + vm::page_size()) }.cast()
+    }
+
+    /// A thread pointer whose storage is all zeros, but for the words that point to itself.
+    fn thread_pointer(&self) -> *mut c_void {
+        // SAFETY: as above; the words lie above it, and no thread runs here yet.
+        unsafe {
+            let pointer = self.top().byte_add(BELOW).cast::<*mut c_void>();
+            pointer.write(pointer.cast());
+            pointer.add(2).write(pointer.cast());
+            pointer.cast()
+        }
     }
 }
 
 impl Drop for Stack {
     fn drop(&mut self) {
         // SAFETY: the mapping was made by `map`, and no thread runs on it any more, and its owner goes.
-        unsafe { vm::unmap(self.base, STACK + vm::page_size()) };
+        unsafe { vm::unmap(self.base, ALL + vm::page_size()) };
     }
 }
 
@@ -65,12 +82,18 @@ pub unsafe fn spawn(
     entry: extern "C" fn(*mut c_void) -> c_int,
     arg: *mut c_void,
 ) -> Result<()> {
-    let flags = libc::CLONE_VM | libc::CLONE_SIGHAND | libc::CLONE_THREAD | libc::CLONE_SYSVSEM;
+    let flags = libc::CLONE_VM
+        | libc::CLONE_SIGHAND
+        | libc::CLONE_THREAD
+        | libc::CLONE_SYSVSEM
+        | libc::CLONE_SETTLS;
+    let none = core::ptr::null_mut::<c_int>();
     let _errno = vm::KeepErrno::new();
     let before = block_signals();
     // SAFETY: clone gets a stack of its own and an entry that, by the caller's promise, can live
     // without libc's idea of a thread; the new thread inherits the blocked mask.
-    let rc = unsafe { libc::clone(entry, stack.top(), flags, arg) };
+    let rc =
+        unsafe { libc::clone(entry, stack.top(), flags, arg, none, stack.thread_pointer(), none) };
     restore_signals(before);
     if rc >= 0 {
         return Ok(());
