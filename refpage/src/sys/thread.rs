@@ -18,7 +18,7 @@ const STACK: usize = 64 * 1024;
 
 /// Room for what libc takes for thread-local below and above the thread pointer: its creator's goes
 /// when that ends. Nothing of it is used but the stack protector's word and errno.
-const BELOW: usize = 1 << 20;
+const BELOW: usize = 64 << 10;
 const ABOVE: usize = 16 << 10;
 const ALL: usize = STACK + BELOW + ABOVE;
 
