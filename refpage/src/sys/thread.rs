@@ -4,7 +4,8 @@
 //! glibc's single-threaded fast paths for good, would take part in setuid broadcasts, and would
 //! keep a process alive whose last own thread called `pthread_exit`. A bare `clone` does none of
 //! that. Left out of the flags are CLONE_FILES, so that the thread starts with a descriptor table
-//! of its own, and CLONE_FS, so that the program may still `setns` and `unshare`.
+//! of its own, and CLONE_FS, so that the program may still `setns` and `unshare`. Its thread pointer
+//! is its own, too: any thread of the program may start it, and end long before it.
 
 use core::ffi::{c_int, c_void};
 
@@ -16,8 +17,8 @@ use super::vm;
 /// The handler's frames are shallow; the guard page below turns a surprise into a crash.
 const STACK: usize = 64 * 1024;
 
-/// Room for what libc takes for thread-local below and above the thread pointer: its creator's goes
-/// when that ends. Nothing of it is used but the stack protector's word and errno.
+/// Room for what libc's functions take for thread-local, below and above the thread pointer: the
+/// stack protector's word, and errno.
 const BELOW: usize = 64 << 10;
 const ABOVE: usize = 16 << 10;
 const ALL: usize = STACK + BELOW + ABOVE;
@@ -74,9 +75,9 @@ impl Drop for Stack {
 /// Starts `entry(arg)` on `stack` with every signal blocked.
 ///
 /// # Safety
-/// `entry` returns only when its process has no other thread, touches no thread-local storage (it shares its creator's), never
-/// panics, and calls nothing that needs a libc thread. `stack` is in use by no live thread.
-/// Statics that it uses live for ever.
+/// `entry` returns only when its process has no other thread, touches no thread-local storage of the
+/// program's, never panics, and calls nothing that needs a libc thread. `stack` is in use by no live
+/// thread. Statics that it uses live for ever.
 pub unsafe fn spawn(
     stack: &Stack,
     entry: extern "C" fn(*mut c_void) -> c_int,
