@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/single_threaded.h>
@@ -84,6 +85,31 @@ static void nothing_stays(void) {
     }
 }
 
+static void *allocates_first(void *block) {
+    *(unsigned char **)block = need(malloc(BLOCK));
+    return NULL;
+}
+
+/* Who starts the handler may be gone, with its thread-local storage, which lies in its stack, when there are faults. */
+static void outlives_starter(void) {
+    const size_t size = 256 << 10;
+    void *stack = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(stack != MAP_FAILED);
+    pthread_attr_t attributes;
+    CHECK(pthread_attr_init(&attributes) == 0 && pthread_attr_setstack(&attributes, stack, size) == 0);
+    pthread_t thread;
+    unsigned char *block;
+    CHECK(pthread_create(&thread, &attributes, allocates_first, &block) == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
+    CHECK(munmap(stack, size) == 0);
+    EXPECT_PATTERN(block, BLOCK, "behind the end of who allocated first");
+    /* It gives back what is freed, too, and looks around. */
+    memset(block, 'x', BLOCK);
+    free(block);
+    usleep(600000);
+    expect_working_heap(4);
+}
+
 static void *ends_by_itself(void *heap) {
     usleep(1000);
     expect_heap(heap, 0, BLOCK, "behind the first thread's end");
@@ -158,6 +184,7 @@ int main(int argc, char **argv) {
     static const struct behaviour behaviours[] = {
         {"one-thread", one_thread},
         {"nothing-stays", nothing_stays},
+        {"outlives-starter", outlives_starter},
         {"threads-end", threads_end},
         {"after-exec", after_exec},
         {"stack-overflows", stack_overflows},
