@@ -218,7 +218,7 @@ impl Large {
         // What lies behind the bytes asked for was never handed out.
         let used = memory.engine.region().pages_of(memory.map.address(head) as usize, size);
         if run.window.backed() > 0 {
-            let touched = self.retire_backed(memory, head, used, fresh);
+            let touched = retire_backed(memory, head, used, fresh);
             if learn && known {
                 self.predictor.learn(slots, fresh, touched.prefix);
             }
@@ -239,19 +239,6 @@ impl Large {
             unseen::populate_if_it_pays(memory, head);
         }
         memory.cache.keep(memory, head, Kind::Cached, Some(size));
-    }
-
-    /// A run that shows a file with its tag shows one with another tag from now on; or none, if most of
-    /// it was used.
-    fn retire_backed(&self, memory: Memory<'_>, head: usize, used: Pages, fresh: Fresh) -> Touched {
-        let window = &memory.map.run(head).window;
-        let touched = memory.engine.touched(used);
-        if touched.pages * 2 >= used.count {
-            memory.engine.unback_run(window);
-        } else {
-            memory.engine.back_run(window, used, fresh);
-        }
-        touched
     }
 
     /// A run that is dense from some former use, but has long been used sparsely, costs its whole
@@ -491,6 +478,21 @@ impl Large {
 /// What the present pages of a run hold that nobody uses: zeros, if it came from calloc.
 fn held_by(run: &Run) -> Fresh {
     if run.zeros.load(Relaxed) { Fresh::Zero } else { Fresh::Content }
+}
+
+/// With `cow` and tags: a run that shows a file with its tag shows one with another tag from now on; or
+/// none, if most of it was used.
+fn retire_backed(memory: Memory<'_>, head: usize, used: Pages, fresh: Fresh) -> Touched {
+    let window = &memory.map.run(head).window;
+    let touched = memory.engine.touched(used);
+    if touched.pages * 2 >= used.count {
+        memory.engine.unback_run(window);
+        // What was added behind, when the run grew.
+        memory.engine.refill(used, fresh);
+    } else {
+        memory.engine.back_run(window, used, fresh);
+    }
+    touched
 }
 
 /// With `cow` and tags: a run in hand, of which so many pages will be used, shows a file that has its

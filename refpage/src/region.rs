@@ -58,11 +58,9 @@ impl Region {
     pub fn reserve_as(len: usize, align: usize, tags: Tags) -> Result<Self> {
         let page = vm::page_size();
         let present = PageBits::reserve_for_later(len / page)?;
+        // Without huge pages of the kernel's own: they come by being moved in whole, and on each missing
+        // fault it would first clear one and then throw it away.
         let base = vm::reserve_for_later_as(len, align, tags)?;
-        // Huge pages come by being moved in whole. Left to itself the kernel would, on each
-        // missing fault, first clear one and then throw it away.
-        // SAFETY: advice on our own mapping, and it discards nothing.
-        let _ = unsafe { vm::advise(base, len, Advice::LinuxNoHugepage) };
         // Nor does a Region have one that becomes writable step by step, from its start on.
         // In memory with tags, what the kernel puts in place by itself would carry none.
         let undivided = len < DIVIDED_FROM || vm::reserving_costs() || tags == Tags::With;

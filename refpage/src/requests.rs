@@ -67,7 +67,14 @@ impl Engine {
 
     /// As [`provide`](Self::provide), for pages that are to read as zero.
     pub fn provide_zeros(&self, pages: Pages) {
-        for stretch in self.region().present().stretches(self.covered(pages), false) {
+        let by_hand = match self.has_tags() {
+            // A file would show the content.
+            false => self.covered(pages),
+            // The kernel's zeros have no tag; those of a run's own file have.
+            true if self.service().fills_at_allocation() => pages.skip(self.covered(pages).count),
+            true => return,
+        };
+        for stretch in self.region().present().stretches(by_hand, false) {
             self.note_present(stretch);
             self.fill_pages(stretch, self.value_of(Fresh::Zero));
             self.counters().zeroed.add(stretch.count);

@@ -82,7 +82,11 @@ pub fn reserve_for_later(len: usize, align: usize) -> Result<*mut u8> {
 /// # Errors
 /// As [`reserve`].
 pub fn reserve_for_later_as(len: usize, align: usize, tags: Tags) -> Result<*mut u8> {
-    map(len, align, if reserving_costs() { tags.readable() } else { tags.writable() })
+    let start = map(len, align, if reserving_costs() { tags.readable() } else { tags.writable() })?;
+    // Little of it will be used, and here and there: not 2 MiB at a time, or 32 where pages are 16 KiB.
+    // SAFETY: advice on our own mapping, and it discards nothing. A kernel without huge pages refuses.
+    let _ = unsafe { advise(start, len, Advice::LinuxNoHugepage) };
+    Ok(start)
 }
 
 /// Makes the pages that hold any of these bytes writable, in what [`reserve_for_later`] gave.
