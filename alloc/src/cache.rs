@@ -161,6 +161,7 @@ impl RunCache {
         if bin_of(all) == bin_of(slots) || kept >= all {
             return;
         }
+        memory.engine.unback_run(&run.window);
         let (rest, zeros) = (head + kept, run.zeros.load(Relaxed));
         let other = memory.map.run(rest);
         run.slots.store(kept as u32, Relaxed);
@@ -169,6 +170,7 @@ impl RunCache {
         other.zeros.store(zeros, Relaxed);
         other.dirty.store(run.dirty.load(Relaxed), Relaxed);
         other.window.open(memory.map.pages(rest, all - kept), 0, 1);
+        other.window.set_tag(run.window.tag(), run.window.tagged_end());
         other.set_kind(Kind::Moving);
         memory.map.assign(rest, all - kept);
         self.keep(memory, rest, Kind::Cached, None);
@@ -239,6 +241,7 @@ impl RunCache {
     fn empty(&self, memory: Memory<'_>, head: usize, to: Destination) {
         let run = memory.map.run(head);
         let span = run.was_span.load(Relaxed);
+        memory.engine.unback_run(&run.window);
         let all = memory.pages(head);
         // A span's last page stays: the arena's word is on it.
         let pages = if span { all.prefix(all.count - 1) } else { all };

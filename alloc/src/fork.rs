@@ -27,6 +27,7 @@ use refpage::sys::vm::KeepErrno;
 use crate::heap::Heap;
 use crate::missing;
 use crate::start::{self, tell_of_a_lesser_service};
+use crate::tags;
 use crate::tls;
 
 /// What the word says that the kernel clears in a child: this process has all that it needs.
@@ -93,9 +94,11 @@ fn equip(heap: &'static Heap, missing: bool) {
     heap.fork_word.set(SETTLED);
 }
 
-/// While it lives, this thread is on a slow path, and may hold locks. It keeps errno, too.
+/// While it lives, this thread is on a slow path, and may hold locks. It keeps errno, too, and may use
+/// memory under any tag by its plain address.
 pub struct Inside {
     _errno: KeepErrno,
+    _unchecked: Option<mte::Unchecked>,
 }
 
 impl Inside {
@@ -103,7 +106,7 @@ impl Inside {
     #[inline]
     pub fn enter() -> Self {
         tls::DEPTH.set(tls::DEPTH.get() + 1);
-        Self { _errno: KeepErrno::new() }
+        Self { _errno: KeepErrno::new(), _unchecked: tags::unchecked() }
     }
 
     fn is_interrupted() -> bool {

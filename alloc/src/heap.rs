@@ -24,6 +24,7 @@ use crate::page_map::PageMap;
 use crate::spans::Spans;
 use crate::start;
 use crate::stats::Stats;
+use crate::tags;
 use crate::thread_cache::{CachePool, ThreadCache};
 use crate::tls;
 
@@ -71,7 +72,7 @@ impl Heap {
     /// Marks a block that leaves a magazine as live.
     #[inline]
     fn hand_out(&self, block: *mut u8, class: usize) {
-        self.map.state(block as usize).store(class as u8 + 1, Relaxed);
+        self.map.state(tags::address(block)).store(class as u8 + 1, Relaxed);
     }
 }
 
@@ -121,6 +122,8 @@ pub fn allocate(size: usize, align: usize, zeroed: bool) -> *mut u8 {
 fn allocate_slow(size: usize, align: usize, zeroed: bool) -> *mut u8 {
     let _inside = Inside::enter();
     let Some(heap) = start::started() else { return null_mut() };
+    // Which may have begun just now.
+    let _unchecked = tags::unchecked();
     fork::settle(heap);
     if size > isize::MAX as usize || align > heap.engine.region().len() {
         return null_mut();
@@ -152,20 +155,21 @@ fn allocate_slow(size: usize, align: usize, zeroed: bool) -> *mut u8 {
 /// with one line on stderr if it can be seen.
 #[inline]
 pub unsafe fn deallocate(ptr: *mut u8) {
-    let Some(heap) = start::try_heap() else { misuse::not_a_block(ptr as usize) };
-    let address = ptr as usize;
+    let address = tags::address(ptr);
+    let Some(heap) = start::try_heap() else { misuse::not_a_block(address) };
     if !heap.engine.region().contains(address) {
         misuse::not_a_block(address);
     }
     let state = heap.map.state(address);
     let live = state.load(Relaxed);
     if live == 0 || !address.is_multiple_of(GRANULE) {
-        return deallocate_large(heap, address);
+        return deallocate_large(heap, ptr);
     }
     let class = usize::from(live) - 1;
+    tags::check_block(ptr, class);
     state.store(0, Relaxed);
     // SAFETY: the block was live and is its last user's to give up.
-    unsafe { heap.engine.content().fill_granules(ptr, classes::size(class)) };
+    let ptr = unsafe { tags::refill_block(heap.engine.content(), ptr, class) };
     if !own_cache().is_some_and(|cache| cache.push(class, ptr)) {
         keep_slow(heap, class, ptr);
     }
@@ -185,11 +189,12 @@ fn keep_slow(heap: &'static Heap, class: usize, block: *mut u8) {
 }
 
 #[inline(never)]
-fn deallocate_large(heap: &'static Heap, address: usize) {
+fn deallocate_large(heap: &'static Heap, ptr: *mut u8) {
     let _inside = Inside::enter();
     fork::settle(heap);
+    let address = tags::address(ptr);
     if address.is_multiple_of(GRANULE) {
-        heap.large.free(heap.memory(), address);
+        heap.large.free(heap.memory(), ptr);
     } else {
         misuse::bad_free(&heap.map, address);
     }
@@ -210,12 +215,11 @@ pub unsafe fn reallocate(ptr: *mut u8, new_size: usize) -> *mut u8 {
     }
     let heap = start::heap();
     fork::settle(heap);
-    let address = ptr as usize;
-    let state = heap.map.state(address).load(Relaxed);
+    let state = heap.map.state(tags::address(ptr)).load(Relaxed);
     let threshold = THRESHOLD.load(Relaxed);
     if state == 0 && new_size >= threshold {
         start::wake_handler();
-        return heap.large.reallocate(heap.memory(), address, new_size);
+        return heap.large.reallocate(heap.memory(), ptr, new_size);
     }
     if state != 0 && new_size <= old_size && new_size >= old_size / 2 && new_size < threshold {
         // What the block held beyond its new size is not part of it any more, and what a later
@@ -240,14 +244,18 @@ pub unsafe fn reallocate(ptr: *mut u8, new_size: usize) -> *mut u8 {
 /// # Safety
 /// As for [`deallocate`], but the block stays.
 pub unsafe fn usable_size(ptr: *const u8) -> usize {
-    let address = ptr as usize;
+    let address = tags::address(ptr);
     let Some(heap) = start::try_heap().filter(|h| h.engine.region().contains(address)) else {
         misuse::not_a_block(address)
     };
     match heap.map.state(address).load(Relaxed) {
         _ if !address.is_multiple_of(GRANULE) => misuse::bad_free(&heap.map, address),
-        0 => heap.large.usable_size(heap.memory(), address),
-        live => classes::size(usize::from(live) - 1),
+        0 => heap.large.usable_size(heap.memory(), ptr),
+        live => {
+            let class = usize::from(live) - 1;
+            tags::check_block(ptr, class);
+            classes::size(class)
+        }
     }
 }
 

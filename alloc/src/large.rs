@@ -25,6 +25,7 @@ use crate::extents::{bin_above, bin_slots};
 use crate::misuse;
 use crate::page_map::{Kind, Run, SLOT};
 use crate::predictor::{AT_FIRST, Predictor};
+use crate::tags;
 use crate::unseen;
 
 /// Runs are expected to be used to their end from this share on: all but one part in so many.
@@ -83,7 +84,7 @@ impl Large {
             memory.cache.account(|usage| usage.add(size));
             self.predictor.allocated(memory, head, fresh);
         }
-        memory.map.address(head)
+        tags::pointer(memory, head)
     }
 
     /// Fresh slots; `used` pages of them will be used, if that is known.
@@ -138,6 +139,8 @@ impl Large {
         });
         run.window.open(pages, if zeroed { asked.count } else { 0 }, expected);
         run.size.store(size, Relaxed);
+        tags::open_run(memory, head, size);
+        back(memory, head, (held_zeros, fresh), expected);
         if held_zeros != zeroed {
             engine.convert(pages, fresh);
         }
@@ -177,15 +180,16 @@ impl Large {
         if nearly(last.count, block) && whole.end() <= run.end() { whole } else { soon }
     }
 
-    /// Frees the large allocation at `address`; ends the process if there is none.
-    pub fn free(&self, memory: Memory<'_>, address: usize) {
-        let head = self.claim(memory, address);
+    /// Frees the large allocation at `pointer`; ends the process if there is none.
+    pub fn free(&self, memory: Memory<'_>, pointer: *const u8) {
+        let head = self.claim(memory, pointer);
         self.retire(memory, head, true);
         memory.cache.purge_if_due(memory);
     }
 
-    /// Takes the live run that begins at `address` into this thread's hands.
-    fn claim(&self, memory: Memory<'_>, address: usize) -> usize {
+    /// Takes the live run that begins at `pointer` into this thread's hands.
+    fn claim(&self, memory: Memory<'_>, pointer: *const u8) -> usize {
+        let address = tags::address(pointer);
         let slot = memory.map.slot_at(address);
         let head = memory.map.head(slot);
         match head {
@@ -193,6 +197,7 @@ impl Large {
                 if memory.map.address(head) as usize == address
                     && memory.map.run(head).change_kind(Kind::Large, Kind::Moving) =>
             {
+                tags::check_run(memory, head, pointer);
                 memory.engine.let_handler_finish(memory.pages(head));
                 head
             }
@@ -209,8 +214,16 @@ impl Large {
         let known = unseen::learn(memory, head);
         let size = run.size.load(Relaxed);
         let fresh = held_by(run);
+        tags::retire_run(memory, head, size);
         // What lies behind the bytes asked for was never handed out.
         let used = memory.engine.region().pages_of(memory.map.address(head) as usize, size);
+        if run.window.backed() > 0 {
+            let touched = retire_backed(memory, head, used, fresh);
+            if learn && known {
+                self.predictor.learn(slots, fresh, touched.prefix);
+            }
+            return memory.cache.keep(memory, head, Kind::Cached, Some(size));
+        }
         // Missing, they read as they should without anyone's help.
         let gone = !known && memory.engine.forget(used);
         if !known && !gone {
@@ -237,7 +250,11 @@ impl Large {
         // Elsewhere what is given up has to be filled again by the next user, touched or not.
         let stays_missing = match memory.engine.service() {
             Service::Lazy => true,
-            _ => memory.engine.is_backed(pages.first) && !unseen::is_short(pages),
+            _ => {
+                run.window.backed() == 0
+                    && memory.engine.is_backed(pages.first)
+                    && !unseen::is_short(pages)
+            }
         };
         if !stays_missing {
             return;
@@ -269,32 +286,34 @@ impl Large {
         }
     }
 
-    /// Bytes that the allocation at `address` may use: those it asked for, so that what lies
+    /// Bytes that the allocation at `pointer` may use: those it asked for, so that what lies
     /// behind them stays the content. Ends the process if there is no such allocation.
-    pub fn usable_size(&self, memory: Memory<'_>, address: usize) -> usize {
+    pub fn usable_size(&self, memory: Memory<'_>, pointer: *const u8) -> usize {
+        let address = tags::address(pointer);
         match memory.map.head(memory.map.slot_at(address)) {
             Some(head)
                 if memory.map.address(head) as usize == address
                     && memory.map.run(head).kind() == Kind::Large =>
             {
+                tags::check_run(memory, head, pointer);
                 memory.map.run(head).size.load(Relaxed)
             }
             _ => misuse::bad_free(memory.map, address),
         }
     }
 
-    /// Makes the allocation at `address` `size` bytes long, here or elsewhere; its new part holds
+    /// Makes the allocation at `pointer` `size` bytes long, here or elsewhere; its new part holds
     /// the content. Null when there is no room, and then nothing has changed.
-    pub fn reallocate(&self, memory: Memory<'_>, address: usize, size: usize) -> *mut u8 {
+    pub fn reallocate(&self, memory: Memory<'_>, pointer: *const u8, size: usize) -> *mut u8 {
         let Some(slots) = slots_for(size) else { return core::ptr::null_mut() };
-        let head = self.claim(memory, address);
+        let head = self.claim(memory, pointer);
         let run = memory.map.run(head);
         let old_size = run.size.load(Relaxed);
         if self.stays(memory, head, size, slots) {
             run.window.resize(memory.map.pages(head, run.slots.load(Relaxed) as usize).count);
             self.resize(memory, head, old_size, size);
             run.set_kind(Kind::Large);
-            return address as *mut u8;
+            return tags::pointer(memory, head);
         }
         let to = self.move_to(memory, head, slots, size);
         match to {
@@ -324,6 +343,10 @@ impl Large {
         if slots <= old_slots {
             return slots >= old_slots / 2;
         }
+        // What shows a file with its tag cannot have more of it.
+        if run.window.backed() > 0 {
+            return false;
+        }
         // What grows and is used as a whole goes on in memory that pages can be moved to.
         let pages = memory.pages(head);
         if memory.engine.is_backed(pages.first) && pages.count <= COPIED_UPTO {
@@ -332,7 +355,8 @@ impl Large {
                 return false;
             }
         }
-        let grown = memory.cache.extents(part).lock().grow(memory.map, head, slots);
+        let grown = tags::could_grow(memory, head, slots)
+            && memory.cache.extents(part).lock().grow(memory.map, head, slots);
         if grown {
             memory.engine.region().note_used(memory.pages(head));
             memory.engine.back(memory.pages(head));
@@ -346,6 +370,7 @@ impl Large {
         let run = memory.map.run(head);
         unseen::assume(memory, head);
         run.size.store(new, Relaxed);
+        tags::resize_run(memory, head, new);
         memory.cache.account(|usage| usage.live_bytes = usage.live_bytes + new - old);
         let region = memory.engine.region();
         let base = memory.map.address(head) as usize;
@@ -353,6 +378,7 @@ impl Large {
         let zero = run.window.zero_pages();
         // A run that grows holds the content behind its old end, except where a page came as
         // zeros; one that shrinks holds what the program left there.
+        memory.engine.shorten_backed(&run.window, kept.count);
         let shrinks = new < old && region.present().get(kept.end() - 1);
         if zero > 0 || shrinks {
             restore_page_from(memory, base + new.min(old));
@@ -412,6 +438,8 @@ impl Large {
         run.size.store(old_size, Relaxed);
         run.since.store(vm::now_ms(), Relaxed);
         run.dirty.store(true, Relaxed);
+        tags::open_run(memory, to, old_size);
+        back(memory, to, (run.zeros.load(Relaxed), Fresh::Content), present);
         // Of fresh slots too: what could not be dropped there may be zeros.
         if run.zeros.swap(false, Relaxed) || !recycled {
             memory.engine.convert(pages, Fresh::Content);
@@ -430,7 +458,10 @@ impl Large {
             // Missing pages of the old run that read as zero are to do so here, where locked memory
             // may have stayed.
             memory.engine.convert(pages.prefix(zero), Fresh::Zero);
-            memory.engine.relocate(Pages { first: pages.first, count: src.count }, src);
+            let dst = Pages { first: pages.first, count: src.count };
+            memory.engine.relocate(dst, src);
+            // They came with the old run's.
+            memory.engine.retag(dst);
             memory.engine.provide_zeros(pages.prefix(zero));
             // What stayed missing may read as zero there.
             memory.engine.provide(Pages::span(pages.first + zero, pages.first + src.count));
@@ -440,13 +471,46 @@ impl Large {
         }
         self.resize(memory, to, old_size, size);
         run.set_kind(Kind::Large);
-        Some(start)
+        Some(tags::pointer(memory, to))
     }
 }
 
 /// What the present pages of a run hold that nobody uses: zeros, if it came from calloc.
 fn held_by(run: &Run) -> Fresh {
     if run.zeros.load(Relaxed) { Fresh::Zero } else { Fresh::Content }
+}
+
+/// With `cow` and tags: a run that shows a file with its tag shows one with another tag from now on; or
+/// none, if most of it was used.
+fn retire_backed(memory: Memory<'_>, head: usize, used: Pages, fresh: Fresh) -> Touched {
+    let window = &memory.map.run(head).window;
+    let touched = memory.engine.touched(used);
+    if touched.pages * 2 >= used.count {
+        memory.engine.unback_run(window);
+        // What was added behind, when the run grew.
+        memory.engine.refill(used, fresh);
+    } else {
+        memory.engine.back_run(window, used, fresh);
+    }
+    touched
+}
+
+/// With `cow` and tags: a run in hand, of which so many pages will be used, shows a file that has its
+/// tag if they are few, and all of it is missing; else none, and it is filled. It may have held zeros,
+/// and is to hold what is `fresh`.
+fn back(memory: Memory<'_>, head: usize, (zeros, fresh): (bool, Fresh), expected: usize) {
+    let (engine, run) = (memory.engine, memory.map.run(head));
+    if !engine.has_tags() || engine.service() != Service::Cow {
+        return;
+    }
+    let asked = engine.region().pages_of(memory.map.address(head) as usize, run.size.load(Relaxed));
+    let sparse =
+        expected * 2 < asked.count && engine.region().present().count(memory.pages(head)) == 0;
+    if !sparse {
+        engine.unback_run(&run.window);
+    } else if run.window.backed() != asked.count || zeros != (fresh == Fresh::Zero) {
+        engine.back_run(&run.window, asked, fresh);
+    }
 }
 
 /// Before what is present of a run is restored, or handed out after it was: what is swapped out by

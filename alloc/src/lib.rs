@@ -33,6 +33,7 @@
 //!                          │                             ├─▶ cache ─▶ books, arena, extents
 //!                          └────▶ large ─────────────────┘
 //!   refpage::Engine and page_map: under all of them;  options, start, stats, misuse: around them
+//!   tags: which memory tag a run or a block has, where there are any
 //!   predictor, unseen: what large knows of how runs are used, and of which pages they have
 //!   fork, missing: what a child needs, and when
 //! ```
@@ -57,6 +58,7 @@ mod predictor;
 mod spans;
 mod start;
 mod stats;
+mod tags;
 mod thread_cache;
 mod tls;
 mod unseen;

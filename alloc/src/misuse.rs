@@ -2,6 +2,7 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
+use mte::Tag;
 use refpage::sys::report::die;
 
 use crate::page_map::{Kind, PageMap};
@@ -36,6 +37,19 @@ pub fn bad_free(map: &PageMap, address: usize) -> ! {
         }
         _ => not_a_block(address),
     }
+}
+
+/// Ends the process because of a `free` or `realloc` of a pointer whose tag is not that of the block it
+/// points to.
+#[cold]
+pub fn wrong_tag(pointer: usize, tag: Tag, size: usize) -> ! {
+    die(format_args!(
+        "invalid free of {:#x}, a block of {size} bytes with tag {}, by a pointer with tag {}: it was \
+         freed before, or the pointer is forged",
+        mte::untag(pointer as u64),
+        tag.get(),
+        mte::tag_of(pointer as u64).get(),
+    ))
 }
 
 /// Ends the process because of a `free` or `realloc` of an address outside every heap.

@@ -70,6 +70,38 @@ impl ServiceChoice {
     }
 }
 
+/// Whether memory is tagged, and how an access is reported whose pointer has another tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MteChoice {
+    /// Tagged where the processor can. Reported as the program has chosen with prctl, else as
+    /// `Sync`.
+    Auto,
+    /// By a signal at the access itself, which does not happen.
+    Sync,
+    /// By a signal some time later.
+    Async,
+    /// Reads as with `Sync`, writes as with `Async`.
+    Asymm,
+    /// Not tagged.
+    Off,
+}
+
+impl MteChoice {
+    /// Every choice, in the order of the help.
+    pub const ALL: [Self; 5] = [Self::Auto, Self::Sync, Self::Async, Self::Asymm, Self::Off];
+
+    /// The name that the option takes.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Sync => "sync",
+            Self::Async => "async",
+            Self::Asymm => "asymm",
+            Self::Off => "off",
+        }
+    }
+}
+
 /// Where the statistics go when the process exits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::large_enum_variant, reason = "a box would allocate inside malloc")]
@@ -103,6 +135,8 @@ pub struct Options {
     pub region: usize,
     /// Where the statistics go at exit.
     pub stats: StatsChoice,
+    /// Whether memory is tagged, and how misuse is reported then.
+    pub mte: MteChoice,
 }
 
 impl Default for Options {
@@ -123,6 +157,7 @@ impl Options {
             decay_ms: 1000,
             region: 0,
             stats: StatsChoice::Off,
+            mte: MteChoice::Auto,
         }
     }
 
@@ -209,6 +244,14 @@ impl Options {
     #[must_use]
     pub const fn stats(mut self, choice: StatsChoice) -> Self {
         self.stats = choice;
+        self
+    }
+
+    /// Whether memory is tagged, and how an access by a pointer with another tag is reported (option
+    /// `mte`). Without effect on processors that have no memory tags.
+    #[must_use]
+    pub const fn mte(mut self, choice: MteChoice) -> Self {
+        self.mte = choice;
         self
     }
 

@@ -116,6 +116,7 @@ impl Run {
         self.thinned.store(0, Relaxed);
         self.saved.store(0, Relaxed);
         self.asked.store(0, Relaxed);
+        self.window.set_tag(self.window.tag(), 0);
     }
 
     /// Its state.

@@ -5,6 +5,7 @@
 
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use mte::Tag;
 use refpage::Pages;
 use refpage::sys::lock::Mutex;
 use refpage::sys::report::die;
@@ -13,6 +14,7 @@ use crate::cache::Memory;
 use crate::classes;
 use crate::extents::List;
 use crate::page_map::{Kind, Run};
+use crate::tags;
 
 /// Pages that a span readies at once when it opens new blocks: few for the first span of a class,
 /// so that one which is hardly used costs little, then more.
@@ -84,6 +86,7 @@ impl Spans {
         let list = memory.engine.service().fills_at_allocation().then_some(list);
         memory.cache.arenas.ready(memory, ready);
         drop(list);
+        open_tags(memory, head, class, out.get_mut(..taken).unwrap_or_default());
         self.out.fetch_add(taken * classes::size(class), Relaxed);
         taken
     }
@@ -93,11 +96,12 @@ impl Spans {
         let mut closed = List::EMPTY;
         let mut list = self.classes[class].lock();
         for &block in blocks {
-            let slot = memory.map.slot_at(block as usize);
+            let address = tags::address(block);
+            let slot = memory.map.slot_at(address);
             // A block's slot always has a head; if not, the map is damaged and so is the program.
             let Some(head) = memory.map.head(slot) else { continue };
             let run = memory.map.run(head);
-            let offset = block as usize - memory.map.address(head) as usize;
+            let offset = address - memory.map.address(head) as usize;
             let index = offset / classes::size(class);
             set_free(memory, head, class, index, block);
             let returned = run.returned.fetch_add(1, Relaxed) + 1;
@@ -144,12 +148,17 @@ impl Spans {
 /// A span for `class`, with no block out: an empty one that kept its pages, or a new one.
 fn open_span(memory: Memory<'_>, class: usize) -> Option<usize> {
     let slots = classes::span_slots(class);
-    let head = match memory.cache.take_span(memory, slots) {
-        Some(head) => head,
-        None => memory.cache.arenas.allocate(memory, slots)?,
+    let (head, again) = match memory.cache.take_span(memory, slots) {
+        Some(head) => (head, usize::from(memory.map.run(head).class.load(Relaxed)) == class),
+        None => (memory.cache.arenas.allocate(memory, slots)?, false),
     };
-    let run = memory.map.run(head);
-    run.window.open(memory.map.pages(head, slots), 0, 1);
+    let (run, pages) = (memory.map.run(head), memory.map.pages(head, slots));
+    run.window.open(pages, 0, 1);
+    run.window.set_tag(Tag::ZERO, 0);
+    if !again {
+        // What its former blocks carried is not what new ones begin with.
+        memory.engine.retag(pages);
+    }
     run.slots.store(slots as u32, Relaxed);
     run.class.store(class as u8, Relaxed);
     run.opened.store(0, Relaxed);
@@ -158,6 +167,19 @@ fn open_span(memory: Memory<'_>, class: usize) -> Option<usize> {
     run.listed.store(true, Relaxed);
     run.set_kind(Kind::Span);
     Some(head)
+}
+
+/// Gives blocks that are handed out the tags that pointers to them have.
+fn open_tags(memory: Memory<'_>, head: usize, class: usize, blocks: &mut [*mut u8]) {
+    if !tags::on() {
+        return;
+    }
+    let start = memory.map.address(head) as usize;
+    for block in blocks {
+        let index = (*block as usize - start) / classes::size(class);
+        // SAFETY: the block is in this thread's hands, and its pages are readied.
+        *block = unsafe { tags::open_block(*block, class, index) };
+    }
 }
 
 /// Hands an empty span, on no list any more, to the run cache.

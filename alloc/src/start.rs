@@ -10,7 +10,7 @@ use refpage::sys::descriptor::Descriptor;
 use refpage::sys::errno::name;
 use refpage::sys::lock::Mutex;
 use refpage::sys::report::warn;
-use refpage::sys::vm;
+use refpage::sys::vm::{self, Tags};
 use refpage::{Config, Engine, Failure, Reason, Region, Service};
 use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
@@ -23,6 +23,7 @@ use crate::options::{Options, ServiceChoice, StatsChoice};
 use crate::page_map::{PageMap, SLOT};
 use crate::spans::Spans;
 use crate::stats;
+use crate::tags;
 use crate::thread_cache::CachePool;
 
 /// The Region is reserved as large as it can be, from here down to [`SMALLEST`], by halves.
@@ -120,7 +121,8 @@ fn start() -> Option<&'static Heap> {
     }
     let Defaults { mut options, variable } = *DEFAULTS.lock();
     read_environment(variable, &mut options);
-    match make(&options) {
+    let tags = tags::start(&options);
+    match make(&options, tags) {
         Ok(heap) => {
             // SAFETY: START is held and STATE is NONE: nobody reads or writes the place.
             unsafe { (*HEAP.0.get()).write(heap) };
@@ -148,7 +150,7 @@ fn start() -> Option<&'static Heap> {
     Some(heap)
 }
 
-fn make(options: &Options) -> Result<Heap> {
+fn make(options: &Options, tags: Tags) -> Result<Heap> {
     let mut config = Config {
         service: match options.service {
             // `launch` says so if it has to take less.
@@ -181,7 +183,7 @@ fn make(options: &Options) -> Result<Heap> {
         wanted = (wanted / REGION_ALIGN * REGION_ALIGN).max(SMALLEST);
         // What a fault handler needs is not to be had at the price of most of the heap.
         let least = if supplied(&config) { MODEST.min(largest / 2) } else { SMALLEST };
-        match make_with(wanted, &config, options) {
+        match make_with(wanted, &config, options, tags) {
             Ok(heap) => {
                 if config.service != asked {
                     let step = "cannot map what a fault handler needs";
@@ -200,8 +202,8 @@ fn make(options: &Options) -> Result<Heap> {
     }
 }
 
-fn make_with(len: usize, config: &Config, options: &Options) -> Result<Heap> {
-    let region = Region::reserve(len, REGION_ALIGN)?;
+fn make_with(len: usize, config: &Config, options: &Options, tags: Tags) -> Result<Heap> {
+    let region = Region::reserve_as(len, REGION_ALIGN, tags)?;
     let map = PageMap::reserve(&region)?;
     let cache = RunCache::new(&map, &region, options.decay_ms);
     // A thread for each slot, within reason.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
+use crate::arch::Arch;
 use crate::event::{Event, Finished, Plan, Verdict};
 use crate::fetch::Kernel;
 use crate::progress::Progress;
@@ -19,13 +20,6 @@ use crate::runner::Runner;
 
 /// What this machine's kernel is called in the table.
 pub const HOST: &str = "host";
-/// Emulates the guests' machine.
-pub const QEMU: &str = "qemu-system-x86_64";
-/// All that can be emulated, but for what makes libc and the kernel fill and copy memory with one repeated
-/// instruction: emulated byte by byte, that makes the tests take more than twice the time. And without cmpxchg16b:
-/// when an interrupt came behind it, QEMU 7.2 has put the low bits of RAX into the saved flags, and the kernel, whose
-/// slab allocator uses it, died of a double fault.
-const PROCESSOR: &str = "max,-erms,-fsrm,-cx16";
 /// What a guest may take beyond the limit of a test: to boot, or to notice the limit.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How many of the console's last lines belong to the failure of a lost guest.
@@ -33,6 +27,8 @@ const CONSOLE_LINES: usize = 40;
 
 /// What all guests have in common.
 pub struct Machine {
+    pub arch: &'static Arch,
+    pub qemu: PathBuf,
     pub initramfs: PathBuf,
     pub smp: u32,
     pub memory: u32,
@@ -46,6 +42,10 @@ pub enum Place<'a> {
     Guest {
         kernel: &'a Kernel,
         machine: &'a Machine,
+        /// Whether its processor has memory tags.
+        tags: bool,
+        /// The plan's number.
+        number: usize,
         /// Where its kernel's messages go.
         console: PathBuf,
     },
@@ -62,7 +62,7 @@ impl Round<'_> {
     /// Runs it to its end.
     pub fn run(&self, progress: &Progress) -> Row {
         let start = Instant::now();
-        let mut row = Row::new(self.kernel(), self.user);
+        let mut row = Row::new(self.kernel(), &self.machine(), self.user);
         let mut running = None;
         let ended = self.follow(|event| self.note(event, &mut row, &mut running, progress));
         row.seconds = start.elapsed().as_secs_f64();
@@ -110,8 +110,15 @@ impl Round<'_> {
         }
     }
 
+    fn machine(&self) -> String {
+        match &self.place {
+            Place::Host => Arch::own().name.into(),
+            Place::Guest { machine, tags, .. } => machine.arch.title(*tags),
+        }
+    }
+
     fn name(&self) -> String {
-        format!("{}, user {}", self.kernel(), self.user)
+        format!("{}, {}, user {}", self.kernel(), self.machine(), self.user)
     }
 
     /// Passes on the events, until there is an end of them.
@@ -124,8 +131,10 @@ impl Round<'_> {
                     Ok(())
                 })
             }
-            Place::Guest { kernel, machine, console } => {
-                let qemu = qemu(&kernel.image, machine, console, self.user);
+            Place::Guest { kernel, machine, tags, number, console } => {
+                let mut qemu = machine.qemu(*tags);
+                qemu.arg("-kernel").arg(&kernel.image);
+                machine.attach(&mut qemu, console, &format!("guest {} {number}", self.user));
                 let ended = self.boot(qemu, note);
                 ended.map_err(|error| anyhow!("{error:#}\n{}\n", last_words(console).trim_end()))
             }
@@ -134,7 +143,7 @@ impl Round<'_> {
 
     /// Boots the guest and passes on its events, until it is done or gives no sign of life any more.
     fn boot(&self, mut qemu: Command, mut note: impl FnMut(Event)) -> Result<()> {
-        let mut qemu = qemu.spawn().with_context(|| format!("cannot run {QEMU}"))?;
+        let mut qemu = qemu.spawn().with_context(|| format!("cannot run {qemu:?}"))?;
         let events = events(qemu.stdout.take().expect("it was piped"));
         let silence = Duration::from_secs(self.plan.limit) + PATIENCE;
         let result = loop {
@@ -155,29 +164,43 @@ impl Round<'_> {
     }
 }
 
-fn qemu(kernel: &Path, machine: &Machine, console: &Path, user: u32) -> Command {
-    let mut qemu = Command::new(QEMU);
-    qemu.args(["-accel", "tcg", "-cpu", PROCESSOR, "-nodefaults", "-no-user-config"]);
-    qemu.args(["-display", "none", "-no-reboot"]);
-    qemu.arg("-smp").arg(machine.smp.to_string());
-    qemu.arg("-m").arg(machine.memory.to_string());
-    qemu.arg("-kernel").arg(kernel);
-    qemu.arg("-initrd").arg(&machine.initramfs);
-    // The first port is the kernel's, the second the events'.
-    qemu.arg("-serial").arg(format!("file:{}", console.display()));
-    qemu.args(["-serial", "stdio"]);
-    qemu.arg("-append");
-    // With the default log level the console would cost time, as mitigations do on a processor that has no use for
-    // them; what a panic prints comes at any level.
-    qemu.arg(format!(
-        "console=ttyS0 loglevel=4 mitigations=off oops=panic panic=-1 -- guest {user}"
-    ));
-    qemu.stdin(Stdio::null()).stdout(Stdio::piped());
+impl Machine {
+    /// It, without a kernel.
+    fn qemu(&self, tags: bool) -> Command {
+        let mut qemu = Command::new(&self.qemu);
+        qemu.args(["-accel", "tcg", "-nodefaults", "-no-user-config"]);
+        qemu.args(self.arch.machine(tags));
+        qemu.args(["-display", "none", "-no-reboot"]);
+        qemu.arg("-smp").arg(self.smp.to_string());
+        qemu.arg("-m").arg(self.memory.to_string());
+        qemu.arg("-initrd").arg(&self.initramfs);
+        end_with_us(&mut qemu);
+        qemu
+    }
+
+    /// Says where the kernel's messages and the events go, and what process 1 is told.
+    fn attach(&self, qemu: &mut Command, console: &Path, told: &str) {
+        // The first port is the kernel's, the second the events'.
+        qemu.arg("-serial").arg(format!("file:{}", console.display()));
+        qemu.args(["-serial", "stdio"]);
+        qemu.arg("-append");
+        // With the default log level the console would cost time, as mitigations do on a processor that has no use for
+        // them; what a panic prints comes at any level.
+        qemu.arg(format!(
+            "console={} loglevel=4 mitigations=off oops=panic panic=-1 -- {told}",
+            self.arch.console
+        ));
+        qemu.stdin(Stdio::null()).stdout(Stdio::piped());
+    }
+}
+
+/// Has a process killed when this one is.
+fn end_with_us(command: &mut Command) {
     let parent = std::process::id();
     // SAFETY: the closure makes two system calls on numbers. The signal comes when the thread ends that spawns qemu,
     // which waits for it; who was killed before this asked for it is no parent any more.
     unsafe {
-        qemu.pre_exec(move || {
+        command.pre_exec(move || {
             if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
                 return Err(std::io::Error::last_os_error());
             }
@@ -187,7 +210,6 @@ fn qemu(kernel: &Path, machine: &Machine, console: &Path, user: u32) -> Command 
             Ok(())
         });
     }
-    qemu
 }
 
 /// The end of what a guest's kernel had to say.

@@ -4,18 +4,18 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Where a guest finds its plan.
-pub const PLAN: &str = "/plan.json";
+/// Where a guest finds the plan with that number.
+pub fn plan_file(number: usize) -> PathBuf {
+    format!("/plan.{number}.json").into()
+}
 
 /// What a guest has to do. Every path is the same on the host.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Plan {
     /// The test binaries.
     pub suites: Vec<Suite>,
     /// The `refpage` command, which says what service a process gets.
     pub doctor: PathBuf,
-    /// The C programs of the tests, and librefpage.so: what else is to be brought, and may be executed.
-    pub programs: Vec<PathBuf>,
     /// A directory that every user may write to.
     pub scratch: PathBuf,
     /// What the tests find in their environment.
@@ -25,9 +25,9 @@ pub struct Plan {
 }
 
 /// A test binary and those of its tests that are to be run.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Suite {
-    /// Its source file's name.
+    /// Its source file's name; of a library's own tests, the library's and `unit`.
     pub name: String,
     /// The binary.
     pub binary: PathBuf,

@@ -7,19 +7,17 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
-use crate::event::{Event, PLAN, Plan};
+use crate::arch::Arch;
+use crate::event::{Event, Plan, plan_file};
 use crate::runner::Runner;
 
-/// The serial port that is not the console.
-const EVENTS: &str = "/dev/ttyS1";
-
 /// Does all that process 1 has to do; never returns if it is process 1.
-pub fn run(user: u32) -> Result<ExitCode> {
+pub fn run(user: u32, plan: usize) -> Result<ExitCode> {
     if std::process::id() != 1 {
         bail!("this is for process 1 of a guest alone");
     }
     let mut events = set_up()?;
-    let plan = fs::read(PLAN).context("a guest has a plan")?;
+    let plan = fs::read(plan_file(plan)).context("a guest has a plan")?;
     let plan: Plan = serde_json::from_slice(&plan)?;
     let runner = Runner { plan: &plan, user, alone: true };
     runner.run(|event| tell(&mut events, &event))?;
@@ -36,7 +34,8 @@ fn set_up() -> Result<File> {
     mount(c"devtmpfs", c"/dev", c"")?;
     fs::create_dir("/dev/shm")?;
     mount(c"tmpfs", c"/dev/shm", c"mode=1777")?;
-    File::options().write(true).open(EVENTS).context(EVENTS)
+    let events = Arch::own().events;
+    File::options().write(true).open(events).context(events)
 }
 
 fn mount(kind: &CStr, place: &CStr, options: &CStr) -> Result<()> {

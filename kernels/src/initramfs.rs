@@ -1,6 +1,5 @@
 //! The guest's files: an archive that the kernel unpacks into memory.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -9,23 +8,27 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::event::{PLAN, Plan};
-use crate::suites::output;
+use crate::event::{Plan, plan_file};
+use crate::suites::Built;
+use crate::toolchain::Toolchain;
 
-/// Makes the archive below `scratch`. Every file lies where it lies here, so that paths that tests were compiled
-/// with hold there too; process 1 is this program itself.
-pub fn make(plan: &Plan, scratch: &Path) -> Result<PathBuf> {
+/// Makes the archive below `scratch`, with each of the plans under its number. Every file that was built lies where it
+/// lies here, so that paths that tests were compiled with hold there too; process 1 is this program itself.
+pub fn make(
+    toolchain: &Toolchain,
+    built: &Built,
+    plans: &[Plan],
+    scratch: &Path,
+) -> Result<PathBuf> {
     let root = scratch.join("root");
-    let mut executables = vec![std::env::current_exe()?, plan.doctor.clone(), "/bin/sh".into()];
-    executables.extend(plan.suites.iter().map(|suite| suite.binary.clone()));
-    executables.extend(plan.programs.iter().cloned());
-    let mut files: BTreeSet<PathBuf> = BTreeSet::new();
-    for executable in executables {
-        files.extend(libraries(&executable)?);
-        files.insert(executable);
-    }
-    for file in &files {
-        let copy = inside(&root, file);
+    let mut programs = vec![built.guest.clone(), built.doctor.clone()];
+    programs.extend(built.suites.iter().map(|suite| suite.binary.clone()));
+    programs.extend(built.programs.iter().cloned());
+    let mut files = toolchain.files(&programs)?;
+    files.extend(programs.into_iter().map(|program| (program.clone(), program)));
+    files.insert("/init".into(), built.guest.clone());
+    for (place, file) in &files {
+        let copy = inside(&root, place);
         directory(copy.parent().expect("a file lies in a directory"), 0o755)?;
         fs::copy(file, &copy).with_context(|| format!("cannot copy {}", file.display()))?;
         fs::set_permissions(&copy, Permissions::from_mode(0o755))?;
@@ -33,13 +36,14 @@ pub fn make(plan: &Plan, scratch: &Path) -> Result<PathBuf> {
     for empty in ["/proc", "/sys", "/dev"] {
         directory(&inside(&root, empty.as_ref()), 0o755)?;
     }
-    for writable in ["/tmp".as_ref(), &*plan.scratch] {
+    for writable in ["/tmp".as_ref(), &*built.scratch] {
         let path = inside(&root, writable);
         directory(&path, 0o755)?;
         fs::set_permissions(&path, Permissions::from_mode(0o1777))?;
     }
-    fs::copy(std::env::current_exe()?, root.join("init"))?;
-    fs::write(inside(&root, PLAN.as_ref()), serde_json::to_vec(plan)?)?;
+    for (number, plan) in plans.iter().enumerate() {
+        fs::write(inside(&root, &plan_file(number)), serde_json::to_vec(plan)?)?;
+    }
     fs::set_permissions(&root, Permissions::from_mode(0o755))?;
     let archive = scratch.join("initramfs");
     pack(&root, &archive)?;
@@ -55,17 +59,6 @@ fn inside(root: &Path, path: &Path) -> PathBuf {
 fn directory(path: &Path, mode: u32) -> Result<()> {
     fs::DirBuilder::new().recursive(true).mode(mode).create(path)?;
     Ok(())
-}
-
-/// What the dynamic loader would load for a program or a library, the loader itself included.
-fn libraries(file: &Path) -> Result<Vec<PathBuf>> {
-    let list = output(Command::new("ldd").arg(file))?;
-    // "libc.so.6 => /lib/libc.so.6 (0x7f…)", "/lib64/ld-linux-x86-64.so.2 (0x7f…)", "linux-vdso.so.1 (0x7f…)"
-    let paths = list.lines().filter_map(|line| {
-        let line = line.rsplit("=>").next()?.trim();
-        line.starts_with('/').then(|| line.split(" (").next().unwrap_or(line).into())
-    });
-    Ok(paths.collect())
 }
 
 /// Packs a tree as the kernel wants it, with all files root's.

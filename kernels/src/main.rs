@@ -23,6 +23,8 @@
 //!
 //! qemu emulates the processor: that needs no privilege and works inside other virtual machines.
 
+mod apt;
+mod arch;
 mod boot;
 mod event;
 mod fetch;
@@ -30,24 +32,29 @@ mod guest;
 mod initramfs;
 mod progress;
 mod results;
+mod rounds;
 mod runner;
 mod setting;
 mod suites;
+mod toolchain;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::arch::Arch;
 use crate::boot::{HOST, Machine, Place, Round};
 use crate::fetch::Kernel;
 use crate::results::{Outcome, Row};
+use crate::rounds::Wish;
 use crate::runner::Runner;
+use crate::suites::Choice;
+use crate::toolchain::Toolchain;
 
-/// The kernels to run if none is named.
-const KERNELS: [&str; 4] = [HOST, "6.1", "6.12", "newest"];
 /// The exit code when all that could be run passed, and something could not be.
 const INCOMPLETE: u8 = 3;
 const EXIT_CODES: &str = "\
@@ -61,12 +68,19 @@ Exit codes:
 #[derive(Parser)]
 #[command(name = "refpage-kernels", version, disable_help_subcommand = true, after_help = EXIT_CODES)]
 struct Arguments {
+    /// The architecture of the guests [default: this machine's]
+    #[arg(long, value_parser = Arch::named, default_value = std::env::consts::ARCH, hide_default_value = true)]
+    arch: &'static Arch,
     /// A kernel, by the beginning of its version, the `newest` in the archive, or this machine's, the `host`
-    /// (repeatable) [default: host, 6.1, 6.12, newest]
+    /// (repeatable); for aarch64 with -16k behind it one with pages of 16 KiB
+    /// [default: host, if it is of the architecture, and 6.1, 6.12, newest of all page sizes]
     #[arg(long = "kernel", value_name = "VERSION")]
     kernels: Vec<String>,
-    /// A user to run the tests as, by number (repeatable)
-    #[arg(long = "user", value_name = "UID", default_values = ["0", "65534"])]
+    /// Whether the processor of aarch64 guests has memory tags (repeatable) [default: on]
+    #[arg(long = "mte", value_name = "ON|OFF", value_enum)]
+    tags: Vec<Tags>,
+    /// A user to run the tests as, by number (repeatable) [default: 0, 65534]
+    #[arg(long = "user", value_name = "UID")]
     users: Vec<u32>,
     /// Only tests whose name, as in suite::module::test, contains this (repeatable)
     #[arg(long = "test", value_name = "PART")]
@@ -74,7 +88,8 @@ struct Arguments {
     /// No tests whose name contains this (repeatable)
     #[arg(long = "skip", value_name = "PART")]
     skip: Vec<String>,
-    /// Leave out what takes long: tests of limits and of memory used, and all patterns but one
+    /// Leave out what takes long: tests of limits and of memory used, and all patterns but one; on aarch64, if nothing
+    /// else is said, run a part of the tests on some of the kernels
     #[arg(long)]
     quick: bool,
     /// Processors of each guest
@@ -99,6 +114,13 @@ struct Arguments {
     command: Option<Command>,
 }
 
+/// Whether a processor has memory tags.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Tags {
+    On,
+    Off,
+}
+
 #[derive(Subcommand)]
 enum Command {
     /// Be process 1 of a guest
@@ -106,13 +128,15 @@ enum Command {
     Guest {
         /// The user that the tests run as
         user: u32,
+        /// The number of the plan
+        plan: usize,
     },
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match arguments.command {
-        Some(Command::Guest { user }) => guest::run(user),
+        Some(Command::Guest { user, plan }) => guest::run(user, plan),
         None => run(&arguments),
     };
     outcome.unwrap_or_else(|error| {
@@ -122,40 +146,52 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let arch = arguments.arch;
+    if !arguments.tags.is_empty() && !arch.tags {
+        bail!("no {} has memory tags", arch.name);
+    }
     let target = target_directory()?;
     let directory = target.join("kernels");
     let scratch = Scratch::new(&directory, arguments.keep)?;
     let mut rows = Vec::new();
-    let defaults = || KERNELS.map(String::from).into();
-    let named = !arguments.kernels.is_empty();
-    let mut wanted = if named { arguments.kernels.clone() } else { defaults() };
-    let count = wanted.len();
-    wanted.retain(|kernel| kernel != HOST);
-    let on_host = wanted.len() < count;
-    let kernels = kernels(&wanted, &directory, &mut rows);
+    let wishes = rounds::wishes(arguments);
+    let (on_host, in_guests): (Vec<_>, Vec<_>) =
+        wishes.iter().partition(|wish| wish.kernel == HOST);
+    let (kernels, toolchain) = needs(arguments, &in_guests, &target, &mut rows);
 
-    if on_host || !kernels.is_empty() {
-        let plan = suites::build(&target, &scratch.path, arguments)?;
-        if plan.tests() == 0 {
+    if let Some(toolchain) = toolchain.filter(|_| !on_host.is_empty() || !kernels.is_empty()) {
+        let built = suites::build(&toolchain, &scratch.path)?;
+        let plan = |wish: &&&Wish| {
+            let (skip, quick, limit) = (&arguments.skip, arguments.quick, arguments.limit);
+            built.plan(&Choice { tests: &wish.tests, skip, quick, limit })
+        };
+        let had = |wish: &&&Wish| kernels.contains_key(&wish.kernel);
+        let in_guests: Vec<_> = in_guests.iter().filter(had).collect();
+        let host_plans = on_host.iter().map(|wish| plan(&wish)).collect::<Result<Vec<_>>>()?;
+        let plans = in_guests.iter().map(plan).collect::<Result<Vec<_>>>()?;
+        if host_plans.iter().chain(&plans).all(|plan| plan.tests() == 0) {
             bail!("no test has such a name");
         }
         let mut rounds = Vec::new();
-        for &user in arguments.users.iter().filter(|_| on_host) {
-            match able_to_run(&Runner { plan: &plan, user, alone: false }) {
-                Ok(()) => rounds.push(Round { place: Place::Host, user, plan: &plan }),
-                Err(error) => rows.push(Row::not_done(HOST, Some(user), format!("{error:#}"))),
+        for (wish, plan) in on_host.iter().zip(&host_plans) {
+            let user = wish.user;
+            match able_to_run(&Runner { plan, user, alone: false }) {
+                Ok(()) => rounds.push(Round { place: Place::Host, user, plan }),
+                Err(error) => {
+                    rows.push(Row::not_done(HOST, arch.name, Some(user), format!("{error:#}")));
+                }
             }
         }
         let machine;
-        if !kernels.is_empty() {
-            let initramfs = initramfs::make(&plan, &scratch.path)?;
-            machine = Machine { initramfs, smp: arguments.smp, memory: arguments.memory };
-            for kernel in &kernels {
-                for &user in &arguments.users {
-                    let console = scratch.path.join(format!("console.{}.{user}", kernel.name));
-                    let place = Place::Guest { kernel, machine: &machine, console };
-                    rounds.push(Round { place, user, plan: &plan });
-                }
+        if !in_guests.is_empty() {
+            let initramfs = initramfs::make(&toolchain, &built, &plans, &scratch.path)?;
+            let (smp, memory) = (arguments.smp, arguments.memory);
+            machine = Machine { arch, qemu: toolchain.qemu(), initramfs, smp, memory };
+            for (number, (wish, plan)) in in_guests.iter().zip(&plans).enumerate() {
+                let (kernel, tags, user) = (&kernels[&wish.kernel], wish.tags, wish.user);
+                let console = scratch.path.join(format!("console.{number}.{}", kernel.name));
+                let place = Place::Guest { kernel, machine: &machine, tags, number, console };
+                rounds.push(Round { place, user, plan });
             }
         }
         let processors = std::thread::available_parallelism().map_or(1, |count| count.get());
@@ -172,7 +208,53 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.keep {
         println!("kept: {}", scratch.path.display());
     }
-    Ok(exit_code(&rows, named))
+    Ok(exit_code(&rows, !arguments.kernels.is_empty()))
+}
+
+/// What guests need: the kernels that can be had and booted, by what was asked for, each of them once, and what builds
+/// for them. What cannot be had becomes rows.
+fn needs(
+    arguments: &Arguments,
+    wishes: &[&Wish],
+    target: &Path,
+    rows: &mut Vec<Row>,
+) -> (BTreeMap<String, Kernel>, Option<Toolchain>) {
+    let arch = arguments.arch;
+    let directory = target.join("kernels").join(arch.name);
+    let mut wanted: Vec<&str> = Vec::new();
+    for wish in wishes {
+        if !wanted.contains(&&*wish.kernel) {
+            wanted.push(&wish.kernel);
+        }
+    }
+    let toolchain = if arch.is_foreign() {
+        Toolchain::cross(arch, &directory)
+    } else {
+        Ok(Toolchain::own(target))
+    };
+    let able = toolchain
+        .as_ref()
+        .map_err(|error| format!("{error:#}"))
+        .and_then(|toolchain| able_to_boot(toolchain).map_err(|error| format!("{error:#}")));
+    let mut kernels: BTreeMap<String, Kernel> = BTreeMap::new();
+    let mut archive = fetch::Archive::new(arch, &directory);
+    for wanted in wanted {
+        let kernel = match &able {
+            Ok(()) => archive.kernel(wanted).map_err(|error| format!("{error:#}")),
+            Err(reason) => Err(reason.clone()),
+        };
+        match kernel {
+            Ok(kernel) if kernels.values().any(|other| other.name == kernel.name) => {
+                println!("{wanted} is {}, which is run already", kernel.name);
+            }
+            Ok(kernel) => drop(kernels.insert(wanted.into(), kernel)),
+            Err(reason) => rows.push(Row::not_done(wanted, arch.name, None, reason)),
+        }
+    }
+    if !archive.complaints().is_empty() {
+        println!("the kernels may not be the newest of their kind: {}", archive.complaints());
+    }
+    (kernels, toolchain.ok())
 }
 
 /// What came of it all, where the kernels were `named` or not.
@@ -186,25 +268,6 @@ fn exit_code(rows: &[Row], named: bool) -> ExitCode {
     } else {
         ExitCode::SUCCESS
     }
-}
-
-/// Those of the kernels that can be had and booted, each of them once; the others become rows.
-fn kernels(wanted: &[String], directory: &Path, rows: &mut Vec<Row>) -> Vec<Kernel> {
-    let mut kernels: Vec<Kernel> = Vec::new();
-    let mut archive = fetch::Archive::new(directory);
-    for wanted in wanted {
-        match able_to_boot().and_then(|()| archive.kernel(wanted)) {
-            Ok(kernel) if kernels.iter().any(|other| other.name == kernel.name) => {
-                println!("{wanted} is {}, which is run already", kernel.name);
-            }
-            Ok(kernel) => kernels.push(kernel),
-            Err(error) => rows.push(Row::not_done(wanted, None, format!("{error:#}"))),
-        }
-    }
-    if !archive.complaints.is_empty() {
-        println!("the kernels may not be the newest of their kind: {}", archive.complaints);
-    }
-    kernels
 }
 
 /// Runs the rounds, `jobs` at a time; the rows come in the rounds' order.
@@ -240,11 +303,12 @@ fn able_to_run(runner: &Runner) -> Result<()> {
 }
 
 /// The reason why no kernel can be booted here, if there is one.
-fn able_to_boot() -> Result<()> {
-    if std::env::consts::ARCH != "x86_64" {
-        bail!("the tests built here are for {}, the kernels for x86_64", std::env::consts::ARCH);
+fn able_to_boot(toolchain: &Toolchain) -> Result<()> {
+    let mut programs = vec![("cpio", "cpio")];
+    if !toolchain.arch.is_foreign() {
+        programs.extend([(toolchain.arch.qemu, toolchain.arch.package), ("cc", "gcc")]);
     }
-    for (program, package) in [(boot::QEMU, "qemu-system-x86"), ("cpio", "cpio"), ("cc", "gcc")] {
+    for (program, package) in programs {
         let found = std::env::var_os("PATH").is_some_and(|path| {
             std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
         });

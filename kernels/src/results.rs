@@ -30,6 +30,8 @@ pub enum Outcome {
 pub struct Row {
     /// The kernel that was to be run, and, once it told, the one that was.
     pub kernel: String,
+    /// The machine that the kernel was to run on.
+    pub machine: String,
     pub user: Option<u32>,
     pub found: Found,
     pub finished: Vec<Finished>,
@@ -43,9 +45,10 @@ pub struct Row {
 
 impl Row {
     /// A guest that is about to be run.
-    pub fn new(kernel: &str, user: u32) -> Self {
+    pub fn new(kernel: &str, machine: &str, user: u32) -> Self {
         Self {
             kernel: kernel.into(),
+            machine: machine.into(),
             user: Some(user),
             found: Found::default(),
             finished: Vec::new(),
@@ -57,8 +60,8 @@ impl Row {
     }
 
     /// What was not run: a kernel, or one as this user.
-    pub fn not_done(kernel: &str, user: Option<u32>, reason: String) -> Self {
-        Self { user, outcome: Outcome::NotDone(reason), ..Self::new(kernel, 0) }
+    pub fn not_done(kernel: &str, machine: &str, user: Option<u32>, reason: String) -> Self {
+        Self { user, outcome: Outcome::NotDone(reason), ..Self::new(kernel, machine, 0) }
     }
 
     /// A test is over.
@@ -123,7 +126,7 @@ impl Row {
     /// Which guest this is.
     fn name(&self) -> String {
         let user = self.user.map_or_else(String::new, |user| format!(", user {user}"));
-        format!("{}{user}", self.kernel)
+        format!("{}, {}{user}", self.kernel, self.machine)
     }
 
     /// A suite in one line.
@@ -206,7 +209,9 @@ fn user(row: &Row) -> String {
 fn table(rows: &[Row]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_header(["kernel", "user", "service", "passed", "skipped", "failed", "seconds", ""]);
+    table.set_header([
+        "kernel", "machine", "user", "service", "passed", "skipped", "failed", "seconds", "",
+    ]);
     for row in rows {
         let [passed, skipped, failed] = counts(&row.finished);
         let verdict = match &row.outcome {
@@ -214,10 +219,11 @@ fn table(rows: &[Row]) -> Table {
             Outcome::Failed if row.lost.is_some() => "LOST".into(),
             Outcome::Failed => "FAILED".into(),
             Outcome::NotDone(_) => {
-                let mut cells: [String; 8] = Default::default();
+                let mut cells: [String; 9] = Default::default();
                 cells[0] = row.kernel.clone();
-                cells[1] = user(row);
-                cells[7] = "not done".into();
+                cells[1] = row.machine.clone();
+                cells[2] = user(row);
+                cells[8] = "not done".into();
                 table.add_row(cells);
                 continue;
             }
@@ -230,6 +236,7 @@ fn table(rows: &[Row]) -> Table {
         };
         table.add_row([
             kernel,
+            row.machine.clone(),
             user(row),
             row.found.service.clone(),
             passed.to_string(),
@@ -239,7 +246,7 @@ fn table(rows: &[Row]) -> Table {
             verdict,
         ]);
     }
-    for index in 3..7 {
+    for index in 4..8 {
         if let Some(column) = table.column_mut(index) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -264,7 +271,7 @@ mod tests {
 
     /// Of a guest in which tests with these names ended so.
     fn row(kernel: &str, user: u32, service: &str, tests: &[(&str, Verdict)]) -> Row {
-        let mut row = Row::new("6.x", user);
+        let mut row = Row::new("6.x", "x86_64", user);
         row.found = Found { kernel: kernel.into(), service: service.into() };
         for (test, verdict) in tests {
             let (test, verdict) = (test.to_string(), verdict.clone());
@@ -345,15 +352,15 @@ mod tests {
         let tests = [("a::a", PASSED), ("a::b", failed()), ("a::c", skipped())];
         let text = report(&[
             row("6.1.0", 1, "memset", &tests),
-            Row::not_done("9", None, "no package".into()),
-            Row::not_done("host", Some(7), "not root".into()),
+            Row::not_done("9", "x86_64", None, "no package".into()),
+            Row::not_done("host", "x86_64", Some(7), "not root".into()),
         ]);
         for part in [
-            "skipped on 6.x, user 1: no privilege (1 tests)",
-            "FAILED on 6.x, user 1: a::b, 1 s: exit status: 101\nwhy",
-            "FAILED on 6.x, user 1: the service is memset instead of cow",
-            "not done: 9: no package",
-            "not done: host, user 7: not root",
+            "skipped on 6.x, x86_64, user 1: no privilege (1 tests)",
+            "FAILED on 6.x, x86_64, user 1: a::b, 1 s: exit status: 101\nwhy",
+            "FAILED on 6.x, x86_64, user 1: the service is memset instead of cow",
+            "not done: 9, x86_64: no package",
+            "not done: host, x86_64, user 7: not root",
         ] {
             assert!(text.contains(part), "{text}");
         }

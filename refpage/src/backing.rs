@@ -17,17 +17,15 @@
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use rustix::fd::{AsFd, BorrowedFd};
-use rustix::fs::{MemfdFlags, SealFlags};
+use mte::Tag;
 use rustix::io::{Errno, Result};
 
 use crate::bits::Pages;
 use crate::content::Content;
+use crate::memory_file::{self, MemoryFile};
 use crate::region::Region;
-use crate::sys::descriptor::Descriptor;
 use crate::sys::lock::Mutex;
-use crate::sys::number::Number;
-use crate::sys::vm;
+use crate::sys::vm::{self, Tags};
 
 /// Bytes of a piece, and up to which addresses in use it is laid. A piece costs its length in memory
 /// once, for the file, and each one a fifth of a microsecond whenever the kernel is asked for the
@@ -40,8 +38,8 @@ const SIZES: [(usize, usize); 5] = [
     (LARGEST, usize::MAX),
 ];
 
-/// The largest of them, and the file's length. Memory is what was filled of it.
-const LARGEST: usize = 16 << 20;
+/// The largest of them: as long as the file.
+const LARGEST: usize = memory_file::LEN;
 
 /// How often laying a piece is tried again when the program closes the file's number meanwhile.
 const TRIES: usize = 4;
@@ -62,20 +60,8 @@ struct Laid {
     /// The page behind the last one in use. Those that are in no piece never will be: whoever has
     /// them would lose what they hold.
     used: usize,
-    file: Option<Source>,
+    file: Option<MemoryFile>,
 }
-
-/// A file whose beginning is full of content.
-#[derive(Debug)]
-struct Source {
-    number: Number,
-    /// The one place where the file can be written: nobody else can map it so. Null in a child.
-    window: *mut u8,
-    filled: usize,
-}
-
-// SAFETY: the window belongs to whoever holds the value; nothing here belongs to a thread.
-unsafe impl Send for Source {}
 
 impl Backing {
     /// No pieces yet, and none ever before [`open`](Self::open).
@@ -90,7 +76,7 @@ impl Backing {
     /// What memfd_create, fcntl or mmap said.
     pub fn open(&self) -> Result<()> {
         let mut laid = self.laid.lock();
-        laid.file = Some(Source::create()?);
+        laid.file = Some(MemoryFile::create(Tags::Without)?);
         laid.most = vm::max_map_count() / 2;
         Ok(())
     }
@@ -156,7 +142,7 @@ impl Backing {
     /// In a child of fork: the file is the parent's to fill. What is filled can be used.
     pub fn share(&self) {
         if let Some(file) = &mut self.laid.lock().file {
-            file.window = core::ptr::null_mut();
+            file.share();
         }
     }
 }
@@ -172,116 +158,22 @@ impl Laid {
         let room = (region.content_part().count - end) << shift;
         let len = size.max(1 << shift).min(room);
         let start = region.address(end);
-        let number = file.number.get().ok_or(Errno::BADF)?;
-        // SAFETY: nobody has used the addresses, and they are the Region's. The number is borrowed
-        // for one call, and looked at once more behind it.
-        unsafe { vm::map_over(start, len, BorrowedFd::borrow_raw(number))? };
-        if !file.is_ours() {
-            // Closed between the two looks by another thread of the program.
-            // SAFETY: as above.
-            unsafe { vm::map_anonymous_over(start, len)? };
-            return Err(Errno::BADF);
-        }
+        // SAFETY: nobody has used the addresses, and they are the Region's.
+        unsafe { file.map_over(start, len)? };
         self.pieces += 1;
         Ok(len >> shift)
     }
 
     /// A file whose first `len` bytes are full of content.
-    fn file_of(&mut self, len: usize, content: Content) -> Result<&Source> {
-        let usable =
-            |file: &Source| file.is_ours() && (file.filled >= len || !file.window.is_null());
-        let file = match self.file.take().filter(usable) {
+    fn file_of(&mut self, len: usize, content: Content) -> Result<&MemoryFile> {
+        let file = match self.file.take().filter(|file| file.is_usable(len)) {
             Some(file) => file,
             // What pieces show of another one stays.
-            None => Source::create()?,
+            None => MemoryFile::create(Tags::Without)?,
         };
         let file = self.file.insert(file);
-        file.fill(len, content)?;
+        file.fill(len, content, Tag::ZERO)?;
         Ok(file)
-    }
-}
-
-impl Source {
-    /// An empty file that can be written nowhere but in its window.
-    fn create() -> Result<Self> {
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        // Where `vm.memfd_noexec` is 2, others are refused; before Linux 6.3, these.
-        let file = match rustix::fs::memfd_create(c"refpage", flags | MemfdFlags::NOEXEC_SEAL) {
-            Err(Errno::INVAL) => rustix::fs::memfd_create(c"refpage", flags)?,
-            created => created?,
-        };
-        let file = Descriptor::new(file).out_of_the_way();
-        let window = Self::prepare(file.as_fd())?;
-        let number = Number::new();
-        number.keep(file);
-        Ok(Self { number, window, filled: 0 })
-    }
-
-    /// Gives a new file its length and its seals: its window.
-    fn prepare(file: BorrowedFd<'_>) -> Result<*mut u8> {
-        rustix::fs::ftruncate(file, LARGEST as u64)?;
-        // SAFETY: a fresh mapping at an address of the kernel's choice. Not the child's: it would
-        // fill the parent's file with whatever it takes for the content.
-        let window = unsafe {
-            let window = vm::map_shared(LARGEST, file)?;
-            vm::advise(window, LARGEST, rustix::mm::Advice::LinuxDontFork)?;
-            window
-        };
-        let seals = SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL | SealFlags::FUTURE_WRITE;
-        let sealed = rustix::fs::fcntl_add_seals(file, seals);
-        sealed.and_then(|()| Self::recognise(window, file)).inspect_err(|_| {
-            // SAFETY: mapped above, seen by nobody.
-            unsafe { vm::unmap(window, LARGEST) };
-        })?;
-        Ok(window)
-    }
-
-    /// That the window shows this file, and not one that the program has put under its number.
-    fn recognise(window: *mut u8, file: BorrowedFd<'_>) -> Result<()> {
-        let sign = window.addr().to_ne_bytes();
-        let mut read = [0; size_of::<usize>()];
-        // SAFETY: the beginning of the window, which is this process's and holds nothing yet.
-        unsafe { window.cast::<[u8; size_of::<usize>()]>().write(sign) };
-        if rustix::io::pread(file, &mut read, 0)? == read.len() && read == sign {
-            Ok(())
-        } else {
-            Err(Errno::BADF)
-        }
-    }
-
-    /// Fills the file's first `len` bytes.
-    fn fill(&mut self, len: usize, content: Content) -> Result<()> {
-        if self.filled >= len {
-            return Ok(());
-        }
-        // SAFETY: the window is this process's, and the file as long; pieces show only what was
-        // filled before. What the file system has no room for is populated with an error here, not
-        // with a signal below.
-        unsafe {
-            let start = self.window.add(self.filled);
-            match vm::advise(start, len - self.filled, rustix::mm::Advice::LinuxPopulateWrite) {
-                // Before Linux 5.14.
-                Ok(()) | Err(Errno::INVAL) => {}
-                Err(errno) => return Err(errno),
-            }
-            content.fill(start, len - self.filled);
-        }
-        self.filled = len;
-        Ok(())
-    }
-
-    fn is_ours(&self) -> bool {
-        self.number.get().is_some_and(|number| self.number.is_ours(number))
-    }
-}
-
-impl Drop for Source {
-    fn drop(&mut self) {
-        self.number.close();
-        if !self.window.is_null() {
-            // SAFETY: the window is this process's, and goes with the value.
-            unsafe { vm::unmap(self.window, LARGEST) };
-        }
     }
 }
 
@@ -289,6 +181,7 @@ impl Drop for Source {
 mod tests {
     use super::*;
     use crate::content::Pattern;
+    use crate::sys::descriptor::Descriptor;
 
     const CONTENT: Content = Content::Pattern(Pattern::byte(0xAA));
 
@@ -321,7 +214,7 @@ mod tests {
 
         fn number(&self) -> i32 {
             let laid = self.backing.laid.lock();
-            laid.file.as_ref().and_then(|file| file.number.get()).expect("a file")
+            laid.file.as_ref().and_then(MemoryFile::number).expect("a file")
         }
     }
 
@@ -356,18 +249,6 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_can_change_the_file() {
-        let mut file = Source::create().expect("memfd_create");
-        file.fill(64 << 10, Content::Pattern(Pattern::byte(1))).expect("memory");
-        let number = file.number.get().expect("it is kept");
-        // SAFETY: open as long as the file lives.
-        let fd = unsafe { BorrowedFd::borrow_raw(number) };
-        assert_eq!(rustix::io::pwrite(fd, b"x", 0), Err(Errno::PERM));
-        // SAFETY: the mapping is made nowhere in particular, and is not used.
-        assert_eq!(unsafe { vm::map_shared(LARGEST, fd) }, Err(Errno::PERM));
-    }
-
-    #[test]
     fn no_more_pieces_than_allowed() {
         let f = Fixture::new();
         f.backing.laid.lock().most = 2;
@@ -387,10 +268,8 @@ mod tests {
         let used = f.backing.end.load(Ordering::Relaxed) * vm::page_size();
         // A file that cannot be mapped.
         let wrong = Descriptor::open(c"/dev/null", rustix::fs::OFlags::WRONLY);
-        let number = Number::new();
-        number.keep(wrong.expect("/dev/null"));
-        let window = core::ptr::null_mut();
-        let right = f.backing.laid.lock().file.replace(Source { number, window, filled: LARGEST });
+        let wrong = MemoryFile::of(wrong.expect("/dev/null"));
+        let right = f.backing.laid.lock().file.replace(wrong);
         let pages = (1 << 20) / vm::page_size();
         assert_eq!(f.extend(used + (1 << 20)), (pages, Some(Errno::ACCESS)));
         f.write(used, 5);

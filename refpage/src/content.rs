@@ -6,6 +6,8 @@
 
 use core::fmt;
 
+use mte::{Granules, Tag};
+
 /// What memory reads as: eight bytes, repeated, beginning at every address that is a multiple of
 /// eight. A byte, or a word of 2 or 4 bytes, fills them by being repeated itself.
 ///
@@ -139,6 +141,15 @@ impl Content {
         for at in (0..len).step_by(16) {
             // SAFETY: the granule lies in the caller's block, aligned as promised.
             unsafe { start.add(at).cast::<u128>().write(granule) };
+        }
+    }
+
+    /// Writes the content over granules of memory with tags, and gives them `tag`.
+    pub fn write(self, granules: Granules, tag: Tag) {
+        match self {
+            Content::Pattern(Pattern::ZERO) => granules.zero_and_tag(tag),
+            Content::Pattern(pattern) => granules.fill_and_tag(pattern.0, tag),
+            Content::Anything => granules.tag(tag),
         }
     }
 

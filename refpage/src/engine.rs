@@ -21,6 +21,7 @@ use crate::sys::number::Number;
 use crate::sys::pagemap::Pagemap;
 use crate::sys::thread::Stack;
 use crate::sys::uffd::{Channel, Features, Uffd, Way};
+use crate::tag_files::TagFiles;
 
 /// What [`Engine::new`] is made from.
 #[derive(Clone, Copy, Debug)]
@@ -117,6 +118,8 @@ pub struct Engine {
     pub(crate) supplies: Option<Supplies>,
     /// What lies under the content part with `cow`.
     pub(crate) backing: Backing,
+    /// The same, where the Region's memory has tags.
+    pub(crate) tag_files: TagFiles,
     pub(crate) channel: Number,
     pub(crate) features: AtomicU64,
     /// This very engine while `lazy` is asleep (see [`launch`](crate::launch)), else null.
@@ -161,7 +164,7 @@ impl Engine {
         let supplies = match config.service {
             Some(Service::Memset | Service::Off) => None,
             _ => Some(Supplies {
-                pool: Pool::reserve(config.pool, config.pool_low)?,
+                pool: Pool::reserve(config.pool, config.pool_low, region.tags())?,
                 sources: Sources::map(content)?,
                 stack: Stack::map()?,
                 blocks: Blocks::reserve(&region)?,
@@ -176,6 +179,7 @@ impl Engine {
             reasons: Mutex::new(Reasons::default()),
             supplies,
             backing: Backing::new(),
+            tag_files: TagFiles::new(),
             channel: Number::new(),
             features: AtomicU64::new(0),
             asleep: AtomicPtr::new(core::ptr::null_mut()),
@@ -248,12 +252,26 @@ impl Engine {
     /// in place when it is written, and tells nobody.
     #[inline]
     pub fn is_backed(&self, page: usize) -> bool {
+        if self.has_tags() {
+            let run = self.runs.run_at(page).filter(|run| run.backed() > 0);
+            return run.is_some_and(|run| run.pages().prefix(run.backed()).contains(page));
+        }
         self.backing.covers(page)
+    }
+
+    /// Those of `pages`, which belong together, for which that is so; the others lie behind them.
+    pub(crate) fn covered(&self, pages: Pages) -> Pages {
+        if self.has_tags() {
+            let run = self.runs.run_at(pages.first);
+            let end = run.map_or(0, |run| run.pages().prefix(run.backed()).end());
+            return pages.prefix(end.saturating_sub(pages.first));
+        }
+        self.backing.covered(pages)
     }
 
     /// Mappings of files that the Region's content part consists of.
     pub fn pieces(&self) -> usize {
-        self.backing.pieces()
+        self.backing.pieces() + self.tag_files.pieces()
     }
 
     /// Pages in 2 MiB, the size of a huge page and of the Region's blocks.
@@ -312,7 +330,9 @@ impl Engine {
 
     /// Whether pages can be moved to and from the Region's `page`.
     pub(crate) fn moves_at(&self, page: usize) -> bool {
-        let anonymous = self.service() != Service::Cow || self.region.in_zero_part(page);
+        let anonymous = self.service() != Service::Cow
+            || self.region.in_zero_part(page)
+            || (self.has_tags() && !self.is_backed(page));
         anonymous && self.features().moves()
     }
 

@@ -47,6 +47,8 @@ pub(crate) unsafe fn start(engine: &'static Engine, stack: &Stack) -> Result<()>
 extern "C" fn run(arg: *mut c_void) -> c_int {
     // SAFETY: `start` passed a `&'static Engine`.
     let engine = unsafe { &*arg.cast::<Engine>() };
+    // It writes to memory under all tags, by addresses with none.
+    let _unchecked = engine.has_tags().then(mte::without_checks);
     let channel = own_channel(engine);
     engine.handler_runs.store(true, Ordering::Release);
     // A program that gives up its rights (setuid) does not reach this thread: it has none.

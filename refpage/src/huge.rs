@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use rustix::io::Result;
 
 use crate::content::Content;
-use crate::sys::vm;
+use crate::sys::vm::{self, Tags};
 
 /// Bytes in a huge block.
 pub const HUGE: usize = 2 << 20;
@@ -71,14 +71,14 @@ unsafe impl Sync for HugeBlocks {}
 unsafe impl Send for HugeBlocks {}
 
 impl HugeBlocks {
-    /// Room for `count` blocks, all empty.
+    /// Room for `count` blocks, all empty, with or without tags.
     ///
     /// # Errors
     /// ENOMEM where there is no address space for it.
-    pub fn reserve(count: usize) -> Result<Self> {
+    pub fn reserve(count: usize, tags: Tags) -> Result<Self> {
         // Zeros, as the kernel gives them, are EMPTY.
         let states = vm::reserve(state_bytes(count), vm::page_size())?;
-        let base = vm::reserve(count * HUGE, HUGE).inspect_err(|_| {
+        let base = vm::reserve_as(count * HUGE, HUGE, tags).inspect_err(|_| {
             // SAFETY: reserved just above, seen by nobody.
             unsafe { vm::unmap(states, state_bytes(count)) };
         })?;
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_block_is_in_one_place_at_a_time() {
-        let blocks = HugeBlocks::reserve(2).expect("4 MiB of address space");
+        let blocks = HugeBlocks::reserve(2, Tags::Without).expect("4 MiB of address space");
         assert!(blocks.take_ready().is_none());
         let one = blocks.make(Content::Pattern(Pattern::byte(0xAA))).expect("an empty block");
         let two = blocks.take_empty().expect("the other one");

@@ -82,6 +82,9 @@ impl Engine {
         let Some((_, uffd)) = opened else { return Err(Reason::NoChannel(attempts)) };
         // Where nothing moves, memory that is filled when it is allocated is copied.
         let moves = uffd.features().moves();
+        if self.has_tags() && !moves {
+            return Err(Reason::Failed(failed("moving pages with their tags")(Errno::NOSYS)));
+        }
         let attached = self.attach(uffd, |channel, _| match moves {
             true => self.register_to_move(channel, supplies, Service::Eager),
             false => self.start_handler(channel, supplies),
@@ -189,6 +192,12 @@ impl Engine {
     }
 
     fn try_cow(&self) -> core::result::Result<(), Reason> {
+        if self.has_tags() {
+            let files = self.tag_files.open();
+            return files
+                .map_err(failed("cannot make a memory file with tags"))
+                .map_err(Reason::Failed);
+        }
         if self.region().zero_part().count == 0 {
             // Dense memory has to be anonymous, and in an undivided Region it has no part of its
             // own.
@@ -278,6 +287,7 @@ impl Engine {
         self.renewing.acquire();
         self.reasons.acquire();
         self.backing.acquire();
+        self.tag_files.acquire();
         if let Some(supplies) = &self.supplies {
             supplies.pool.acquire();
         }
@@ -290,6 +300,7 @@ impl Engine {
             if let Some(supplies) = &self.supplies {
                 supplies.pool.release();
             }
+            self.tag_files.release();
             self.backing.release();
             self.reasons.release();
             self.renewing.release();
@@ -311,6 +322,7 @@ impl Engine {
         self.pagemap.forget();
         let Some(supplies) = &self.supplies else { return false };
         self.backing.share();
+        self.tag_files.share();
         if matches!(self.service(), Service::Memset | Service::Off) {
             return false;
         }

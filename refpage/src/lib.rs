@@ -19,6 +19,8 @@
 //!   memory is filled when it is allocated.
 //! - **Backing**, of `cow`: a sealed memory file full of content, which the content part shows while
 //!   it is missing; a **piece** is one mapping of it. The kernel copies from it on the first write.
+//! - **Tag**: where the processor has memory tags, what a run's memory and the pointers to it carry
+//!   alike; see the crate `mte`.
 //! - **Mover**, of `cow` and `eager`: a channel for user mode only, which sees no faults, but through
 //!   which anonymous memory is filled by moves when it is allocated.
 //!
@@ -49,6 +51,7 @@ mod engine;
 mod handler;
 mod huge;
 mod launch;
+mod memory_file;
 mod patience;
 mod place;
 mod pool;
@@ -57,6 +60,8 @@ mod requests;
 mod runs;
 mod service;
 pub mod sys;
+mod tag_files;
+mod tagged;
 
 pub use bits::{PageBits, Pages};
 pub use content::{Content, Pattern};

@@ -1,8 +1,9 @@
-//! Putting pages in place: moved from the pool, else copied; and taking them away again.
+//! Putting pages in place: moved from the pool, else copied or made; and taking them away again.
 //!
 //! Every MOVE can fail, and each failure has a way on that keeps the invariant "present with its
 //! content, or missing": a page that is there already was put there by someone who did the same;
-//! a page that will not move is copied; a page that will not go back to the pool goes to the
+//! a page that will not move is copied, or made anew where it has to carry [tags](crate::tagged),
+//! which only a move brings along; a page that will not go back to the pool goes to the
 //! kernel.
 
 use rustix::io::Errno;
@@ -92,29 +93,38 @@ impl Engine {
     pub(crate) fn place(&self, channel: Channel, pages: Pages, fresh: Fresh) {
         self.note_present(pages);
         let mut rest = pages;
-        if let (Fresh::Content, Some(pool)) = (fresh, self.movable_pool_at(pages.first)) {
+        let pool = self.movable_pool_at(pages.first);
+        if let Some(pool) = pool.filter(|_| fresh == Fresh::Content || self.has_tags()) {
             while rest.count > 0 {
-                match self.move_in(pool, channel, rest) {
+                match self.move_in(pool, channel, rest, fresh) {
                     Some(done) => rest = rest.skip(done),
                     None => break,
                 }
             }
         }
         if rest.count > 0 {
-            self.copy_in(channel, rest, fresh);
+            self.put_in(channel, rest, fresh);
         }
     }
 
     /// Moves pages from the pool to the start of `pages`: how many are settled, none if the pool
     /// is empty or the page at the start will not be moved to.
-    fn move_in(&self, pool: &Pool, channel: Channel, pages: Pages) -> Option<usize> {
+    fn move_in(&self, pool: &Pool, channel: Channel, pages: Pages, fresh: Fresh) -> Option<usize> {
         let Some((shard, taken)) = pool.take_filled(pages.count) else {
             self.note(Cause::PoolEmpty);
             return None;
         };
         let shift = self.region().page_shift();
         let dst = self.region().address(pages.first);
-        let moved = channel.move_pages(dst, shard.address(taken.first), taken.count << shift);
+        let src = shard.address(taken.first);
+        // SAFETY: claimed pages are this thread's alone.
+        unsafe {
+            match fresh {
+                Fresh::Content => self.tag(pages.prefix(taken.count), src),
+                Fresh::Zero => self.write(pages.prefix(taken.count), src, self.value_of(fresh)),
+            }
+        }
+        let moved = channel.move_pages(dst, src, taken.count << shift);
         let done = (moved.done >> shift).min(taken.count);
         self.counters().moved.add(done);
         self.counters().fall_backs.note_move(done, moved.stop);
@@ -125,13 +135,18 @@ impl Engine {
             // `relocate`). It would be in everyone's way.
             left = left.skip(shard.discard(left.prefix(1)));
         }
+        if fresh == Fresh::Zero {
+            // Not what the next one expects. Locked in memory, they are nobody's from now on.
+            shard.discard(left);
+            left = left.prefix(0);
+        }
         shard.deposit(left);
         match moved.stop {
             _ if done > 0 => Some(done),
             Some(Errno::EXIST) => {
                 // If it is not there all the same, as behind a marker that only COPY replaces, who
                 // waits for it would be woken in vain for ever.
-                self.copy_in(channel, pages.prefix(1), Fresh::Content);
+                self.put_in(channel, pages.prefix(1), fresh);
                 Some(1)
             }
             _ => None,
@@ -150,23 +165,38 @@ impl Engine {
         }
     }
 
-    /// Copies content into the missing ones of `pages`.
-    fn copy_in(&self, channel: Channel, pages: Pages, fresh: Fresh) {
+    /// Puts the missing ones of `pages` in place without the pool: copied, or made and moved where they
+    /// are to carry tags.
+    fn put_in(&self, channel: Channel, pages: Pages, fresh: Fresh) {
         let shift = self.region().page_shift();
         let Some(sources) = self.sources() else { return };
         let (source, count) = match fresh {
             Fresh::Content => (sources.pattern, &self.counters().copied),
             Fresh::Zero => (sources.zero, &self.counters().zeroed),
         };
+        let made = if self.has_tags() {
+            // Only the handler has a place to make them in; others need not: these pages are theirs, and
+            // nobody waits for them.
+            let pool = self.movable_pool_at(pages.first).filter(|_| channel.is_quiet());
+            let Some(tray) = pool.and_then(Pool::tray) else {
+                return self.leave_to_handler(pages, fresh);
+            };
+            Some(tray)
+        } else {
+            None
+        };
         let mut rest = pages;
         let mut tries = 0;
         // Where the program locked or protected a part of the Region itself, the VMA has borders,
         // and no copy may cross one: then page by page.
-        let mut most = sources.len;
+        let mut most = made.map_or(sources.len, |(_, count)| count << shift);
         while rest.count > 0 {
             let dst = self.region().address(rest.first);
             let len = (rest.count << shift).min(most);
-            let Progress { done, stop } = channel.copy(dst, source, len);
+            let Progress { done, stop } = match made {
+                Some((tray, _)) => self.make_in(channel, rest.prefix(len >> shift), tray, fresh),
+                None => channel.copy(dst, source, len),
+            };
             count.add(done >> shift);
             rest = rest.skip(done >> shift);
             tries = if done > 0 { 0 } else { tries + 1 };
@@ -195,7 +225,9 @@ impl Engine {
                     self.note(Cause::CopyNoMemory);
                     return self.leave(rest, fresh);
                 }
-                Some(errno @ (Errno::AGAIN | Errno::NOMEM | Errno::INTR)) if tries < TRIES => {
+                Some(errno @ (Errno::AGAIN | Errno::NOMEM | Errno::INTR | Errno::BUSY))
+                    if tries < TRIES =>
+                {
                     self.note(Cause::of_copy(errno));
                     if errno == Errno::NOMEM {
                         self.give_all_back();
@@ -217,6 +249,37 @@ impl Engine {
                     ))
                 }
             }
+        }
+    }
+
+    /// Makes `pages` in the handler's tray, and moves them from there.
+    fn make_in(&self, channel: Channel, pages: Pages, tray: *mut u8, fresh: Fresh) -> Progress {
+        let len = pages.count << self.region().page_shift();
+        // SAFETY: the tray is this thread's alone.
+        let moved = unsafe {
+            // With an error where there is no memory, and not by a fault.
+            match vm::try_populate(tray, len) {
+                Ok(()) => {
+                    self.write(pages, tray, self.value_of(fresh));
+                    channel.move_pages(self.region().address(pages.first), tray, len)
+                }
+                Err(errno) => Progress { done: 0, stop: Some(errno) },
+            }
+        };
+        if moved.done < len {
+            // SAFETY: as above. What cannot be dropped is written over the next time.
+            let _ = unsafe { vm::drop_pages(tray, len) };
+        }
+        moved
+    }
+
+    /// Leaves pages missing that the handler serves; elsewhere they are filled by hand.
+    fn leave_to_handler(&self, pages: Pages, fresh: Fresh) {
+        if self.is_handled(pages.first) {
+            self.region().present().clear(pages);
+        } else {
+            self.counters().filled.add(pages.count);
+            self.fill_pages(pages, self.value_of(fresh));
         }
     }
 
@@ -299,6 +362,8 @@ impl Engine {
         let pages = Pages { first: page, count: self.pages_per_block() };
         self.region().present().set(pages);
         let dst = self.region().address(page);
+        // SAFETY: the block is in this thread's hands.
+        unsafe { self.tag(pages, block.start) };
         let moved = channel.move_pages(dst, block.start, HUGE);
         let done = moved.done >> self.region().page_shift();
         self.counters().moved.add(done);

@@ -20,13 +20,16 @@ use crate::bits::{PageBits, Pages};
 use crate::huge::{HUGE, HugeBlocks};
 use crate::sys::lock::Mutex;
 use crate::sys::uffd::{Channel, Watch};
-use crate::sys::vm;
+use crate::sys::vm::{self, Tags};
 
 /// Shards at most.
 const SHARDS: usize = 8;
 
 /// Huge blocks that even the smallest pool has room for: those on their way into the Region.
 const LEAST_BLOCKS: usize = 8;
+
+/// Bytes of the handler's tray: what is made of a window at a time.
+const TRAY: usize = 128 << 10;
 
 /// After this many milliseconds in which nothing happened, what waits in the pool goes back to the
 /// kernel, but for its low watermark.
@@ -38,6 +41,9 @@ pub struct Pool {
     shards: [Option<Shard>; SHARDS],
     /// Huge blocks.
     pub huge: HugeBlocks,
+    /// Where the handler makes pages that have to be moved because of their tags, when there are none
+    /// to take: its own, so that it waits for nobody.
+    tray: Option<Shard>,
     /// Bytes that wait here at most.
     bytes: usize,
     /// Bytes that stay when the rest is given back.
@@ -48,24 +54,29 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// An empty pool in which at most `bytes` wait, and of which `low` stay.
+    /// An empty pool in which at most `bytes` wait, and of which `low` stay: with tags if the memory
+    /// has them that its pages are moved to.
     ///
     /// # Errors
     /// ENOMEM where there is no address space for it.
-    pub fn reserve(bytes: usize, low: usize) -> Result<Self> {
+    pub fn reserve(bytes: usize, low: usize, tags: Tags) -> Result<Self> {
         let count = vm::cpus().clamp(1, SHARDS);
         let mut shards = [const { None }; SHARDS];
         for shard in shards.iter_mut().take(count) {
-            *shard = Some(Shard::reserve((bytes / count / vm::page_size()).max(1))?);
+            *shard = Some(Shard::reserve((bytes / count / vm::page_size()).max(1), tags)?);
         }
-        let huge = HugeBlocks::reserve((bytes / HUGE).max(LEAST_BLOCKS))?;
+        let huge = HugeBlocks::reserve((bytes / HUGE).max(LEAST_BLOCKS), tags)?;
+        let tray = match tags {
+            Tags::With => Some(Shard::reserve((TRAY / vm::page_size()).max(1), tags)?),
+            Tags::Without => None,
+        };
         let (moves, moved_at) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Self { shards, huge, bytes, low, moves, moved_at })
+        Ok(Self { shards, huge, tray, bytes, low, moves, moved_at })
     }
 
     /// Prepares the VMAs and makes them move targets of `channel`.
     pub fn register(&self, channel: Channel) -> Result<()> {
-        for shard in self.shards() {
+        for shard in self.shards().chain(&self.tray) {
             prepare(channel, shard.range(), Advice::LinuxNoHugepage)?;
         }
         prepare(channel, self.huge.range(), Advice::LinuxHugepage)
@@ -91,6 +102,11 @@ impl Pool {
             // SAFETY: the caller's promise.
             unsafe { shard.books.release() }
         }
+    }
+
+    /// The handler's own pages: the first, and how many. For nobody else.
+    pub fn tray(&self) -> Option<(*mut u8, usize)> {
+        self.tray.as_ref().map(|tray| (tray.address(0), tray.filled.all().count))
     }
 
     /// The shards, this CPU's first.
@@ -183,11 +199,11 @@ unsafe impl Sync for Shard {}
 unsafe impl Send for Shard {}
 
 impl Shard {
-    fn reserve(pages: usize) -> Result<Self> {
+    fn reserve(pages: usize, tags: Tags) -> Result<Self> {
         // A page at the end that is never made accessible keeps two shards from being one VMA.
         let len = (pages + 1) * vm::page_size();
         let (filled, holes) = (PageBits::reserve(pages)?, PageBits::reserve(pages)?);
-        let base = vm::reserve(len, vm::page_size())?;
+        let base = vm::reserve_as(len, vm::page_size(), tags)?;
         let shard = Self { base, filled, holes, books: Mutex::new(()) };
         // SAFETY: the last page of a mapping made just above.
         unsafe {
@@ -283,7 +299,7 @@ mod tests {
     #[test]
     fn draining_stops_at_the_low_watermark_and_gives_small_pages_first() {
         let low = HUGE + 3 * vm::page_size();
-        let pool = Pool::reserve(8 * HUGE, low).expect("address space");
+        let pool = Pool::reserve(8 * HUGE, low, Tags::Without).expect("address space");
         for _ in 0..2 {
             let block = pool.huge.take_empty().expect("an empty block");
             pool.huge.settle(block, Settled::Filled);

@@ -17,7 +17,7 @@ use rustix::io::Result;
 use rustix::mm::Advice;
 
 use crate::bits::{PageBits, Pages};
-use crate::sys::vm;
+use crate::sys::vm::{self, Tags};
 
 /// The zero part is a quarter of a Region of this many bytes or more. A smaller one has none: it
 /// was made under a limit on address space, and each part could run out while the other has room.
@@ -34,6 +34,7 @@ pub struct Region {
     zero_from: usize,
     /// The first page of each part that core files leave out, with all behind it.
     undumped: [AtomicUsize; 2],
+    tags: Tags,
     present: PageBits,
 }
 
@@ -47,15 +48,22 @@ impl Region {
     /// # Errors
     /// ENOMEM where the address space or a limit does not allow it.
     pub fn reserve(len: usize, align: usize) -> Result<Self> {
+        Self::reserve_as(len, align, Tags::Without)
+    }
+
+    /// As [`reserve`](Self::reserve), for memory with or without tags.
+    ///
+    /// # Errors
+    /// As [`reserve`](Self::reserve).
+    pub fn reserve_as(len: usize, align: usize, tags: Tags) -> Result<Self> {
         let page = vm::page_size();
         let present = PageBits::reserve_for_later(len / page)?;
-        let base = vm::reserve_for_later(len, align)?;
-        // Huge pages come by being moved in whole. Left to itself the kernel would, on each
-        // missing fault, first clear one and then throw it away.
-        // SAFETY: advice on our own mapping, and it discards nothing.
-        let _ = unsafe { vm::advise(base, len, Advice::LinuxNoHugepage) };
+        // Without huge pages of the kernel's own: they come by being moved in whole, and on each missing
+        // fault it would first clear one and then throw it away.
+        let base = vm::reserve_for_later_as(len, align, tags)?;
         // Nor does a Region have one that becomes writable step by step, from its start on.
-        let undivided = len < DIVIDED_FROM || vm::reserving_costs();
+        // In memory with tags, what the kernel puts in place by itself would carry none.
+        let undivided = len < DIVIDED_FROM || vm::reserving_costs() || tags == Tags::With;
         let content = if undivided { len } else { (len / 4 * 3).next_multiple_of(align) };
         Ok(Self {
             base: base as usize,
@@ -63,6 +71,7 @@ impl Region {
             page_shift: page.trailing_zeros(),
             zero_from: content / page,
             undumped: [AtomicUsize::new(0), AtomicUsize::new(content / page)],
+            tags,
             present,
         })
     }
@@ -111,7 +120,10 @@ impl Region {
     pub fn make_usable(&self, pages: Pages) -> Result<()> {
         self.present.make_ready(pages)?;
         // SAFETY: pages of the Region lie in its reservation.
-        unsafe { vm::make_writable(self.address(pages.first), pages.count << self.page_shift) }
+        unsafe {
+            let len = pages.count << self.page_shift;
+            vm::make_writable_as(self.address(pages.first), len, self.tags)
+        }
     }
 
     /// The pages that read as the engine's content while they are missing, unless their run says
@@ -129,6 +141,12 @@ impl Region {
     #[inline]
     pub fn in_zero_part(&self, page: usize) -> bool {
         page >= self.zero_from
+    }
+
+    /// Whether its memory can carry tags.
+    #[inline]
+    pub fn tags(&self) -> Tags {
+        self.tags
     }
 
     /// First address.

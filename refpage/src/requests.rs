@@ -18,6 +18,16 @@ const SHARE: usize = 16;
 /// Missing pages from which it costs less to have the kernel put them in place together.
 const POPULATED_FROM: usize = 4;
 
+impl Touched {
+    /// One more of the pages, which the `length` first ones of the run end with.
+    fn count(&mut self, length: usize) {
+        self.pages += 1;
+        if self.pages * 2 >= length {
+            self.prefix = length;
+        }
+    }
+}
+
 /// What a program did to the pages that [`Engine::refill`] restored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Touched {
@@ -32,7 +42,8 @@ impl Engine {
     /// they are missing they are to show a file's content. Where that cannot be, because there are
     /// too many mappings, they are filled when they are [provided](Self::provide).
     pub fn back(&self, pages: Pages) {
-        if self.service() == Service::Cow && !self.region().in_zero_part(pages.first) {
+        let by_address = !self.has_tags() && !self.region().in_zero_part(pages.first);
+        if self.service() == Service::Cow && by_address {
             let (unbacked, failed) =
                 self.backing.extend(self.region(), self.content(), pages.end());
             self.counters().unbacked.add(unbacked);
@@ -56,7 +67,14 @@ impl Engine {
 
     /// As [`provide`](Self::provide), for pages that are to read as zero.
     pub fn provide_zeros(&self, pages: Pages) {
-        for stretch in self.region().present().stretches(self.backing.covered(pages), false) {
+        let by_hand = match self.has_tags() {
+            // A file would show the content.
+            false => self.covered(pages),
+            // The kernel's zeros have no tag; those of a run's own file have.
+            true if self.service().fills_at_allocation() => pages.skip(self.covered(pages).count),
+            true => return,
+        };
+        for stretch in self.region().present().stretches(by_hand, false) {
             self.note_present(stretch);
             self.fill_pages(stretch, self.value_of(Fresh::Zero));
             self.counters().zeroed.add(stretch.count);
@@ -67,7 +85,7 @@ impl Engine {
     /// memory that is about to be used.
     pub fn prefill(&self, pages: Pages) {
         // What shows a file's content costs the program no more to touch than it would here.
-        let pages = pages.skip(self.backing.covered(pages).count);
+        let pages = pages.skip(self.covered(pages).count);
         match self.service() {
             Service::Off => {}
             _ if self.serves(pages) => self.place_dense(self.channel(), pages, Fresh::Content),
@@ -133,6 +151,7 @@ impl Engine {
                     stretch.count << self.region().page_shift(),
                 );
             }
+            self.retag(stretch);
         }
     }
 
@@ -174,15 +193,20 @@ impl Engine {
                 let start = self.region().address(page);
                 // SAFETY: the caller's page, which is present or will be served.
                 if unsafe { content.seems_dirty(start) } {
-                    touched.pages += 1;
-                    let length = page + 1 - pages.first;
-                    if touched.pages * 2 >= length {
-                        touched.prefix = length;
-                    }
+                    touched.count(page + 1 - pages.first);
                 }
             }
             self.fill_pages(stretch, content);
             self.counters().refilled.add(stretch.count);
+        }
+        touched
+    }
+
+    /// What was done to pages of which only those are present that somebody wrote to.
+    pub fn touched(&self, pages: Pages) -> Touched {
+        let mut touched = Touched::default();
+        for stretch in self.region().present().stretches(pages, true) {
+            (stretch.first..stretch.end()).for_each(|page| touched.count(page + 1 - pages.first));
         }
         touched
     }
@@ -395,8 +419,7 @@ impl Engine {
     }
 
     pub(crate) fn fill_pages(&self, pages: Pages, content: Content) {
-        let start = self.region().address(pages.first);
         // SAFETY: the caller's pages, which lie in the Region.
-        unsafe { content.fill(start, pages.count << self.region().page_shift()) };
+        unsafe { self.write(pages, self.region().address(pages.first), content) };
     }
 }

@@ -1,6 +1,8 @@
 //! What the fault handler knows of a page run: its bounds, its content, and its own history.
 
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
+
+use mte::Tag;
 
 use crate::bits::Pages;
 
@@ -50,6 +52,13 @@ pub struct RunWindow {
     hint: AtomicU32,
     /// Faults so far.
     faults: AtomicU32,
+    /// The tag that its memory carries, as far as the address.
+    tag: AtomicU8,
+    tagged_end: AtomicUsize,
+    /// With `cow` and tags: pages at the start that show a file while they are missing, and mappings
+    /// that this takes.
+    backed: AtomicUsize,
+    pieces: AtomicUsize,
 }
 
 impl RunWindow {
@@ -63,6 +72,39 @@ impl RunWindow {
         self.window.store(0, Ordering::Relaxed);
         self.faults.store(0, Ordering::Relaxed);
         self.hint.store(hint.clamp(1, u32::MAX as usize) as u32, Ordering::Relaxed);
+    }
+
+    /// The tag that the run's memory carries up to [`tagged_end`](Self::tagged_end); also the last
+    /// one that it had, where nothing of it is tagged.
+    pub fn tag(&self) -> Tag {
+        Tag::new(self.tag.load(Ordering::Relaxed)).unwrap_or_default()
+    }
+
+    /// The address from which on the run's memory carries no tag: a multiple of a granule.
+    pub fn tagged_end(&self) -> usize {
+        self.tagged_end.load(Ordering::Relaxed)
+    }
+
+    /// Sets both. What is present keeps the tags it has until [`retag`](crate::Engine::retag).
+    pub fn set_tag(&self, tag: Tag, end: usize) {
+        self.tag.store(tag.get(), Ordering::Relaxed);
+        self.tagged_end.store(end, Ordering::Relaxed);
+    }
+
+    /// Pages at the start that show the run's own file while they are missing.
+    pub fn backed(&self) -> usize {
+        self.backed.load(Ordering::Relaxed)
+    }
+
+    /// Mappings that this takes.
+    pub(crate) fn pieces(&self) -> usize {
+        self.pieces.load(Ordering::Relaxed)
+    }
+
+    /// Sets both.
+    pub(crate) fn set_backed(&self, pages: usize, pieces: usize) {
+        self.backed.store(pages, Ordering::Relaxed);
+        self.pieces.store(pieces, Ordering::Relaxed);
     }
 
     /// The run's pages.

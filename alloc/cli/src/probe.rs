@@ -80,7 +80,8 @@ pub fn memfd_sealing() -> Result<(), Errno> {
     let len = rustix::param::page_size();
     rustix::fs::ftruncate(&file, len as u64)?;
     // SAFETY: a fresh mapping at an address of the kernel's choice, of a file as long.
-    let _window = Scratch { start: unsafe { vm::map_shared(len, file.as_fd())? }, len };
+    let _window =
+        Scratch { start: unsafe { vm::map_shared(len, file.as_fd(), vm::Tags::Without)? }, len };
     let seals = SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL | SealFlags::FUTURE_WRITE;
     rustix::fs::fcntl_add_seals(&file, seals)?;
     match rustix::io::write(&file, b"x") {

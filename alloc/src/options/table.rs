@@ -1,7 +1,7 @@
 //! The table of all options.
 
 use super::parse::{parse_number, parse_pattern, parse_size};
-use super::{Options, PathText, ServiceChoice, StatsChoice};
+use super::{MteChoice, Options, PathText, ServiceChoice, StatsChoice};
 use super::{pool_is_valid, region_is_valid, threshold_is_valid};
 
 /// One option: all that the parser and the help texts know about it.
@@ -40,7 +40,7 @@ macro_rules! option {
 }
 
 /// Every option, in the order of the help.
-pub static TABLE: [OptionSpec; 10] = [
+pub static TABLE: [OptionSpec; 11] = [
     option! { service(ServiceChoice::Auto),
         name: "service",
         value: "SERVICE",
@@ -139,6 +139,19 @@ pub static TABLE: [OptionSpec; 10] = [
                 b"1" => StatsChoice::Stderr,
                 other => StatsChoice::Json(PathText::new(other.strip_prefix(b"json:")?)?),
             };
+            Some(())
+        },
+    },
+    option! { mte(MteChoice::Auto),
+        name: "mte",
+        value: "MODE",
+        accepts: "auto, sync, async, asymm or off",
+        default: "auto",
+        help: "on Arm processors with memory tags, how accesses by pointers whose tag does not fit are reported; auto keeps what the program has chosen, else takes sync",
+        reserved: false,
+        set: |options, value| {
+            options.mte =
+                *MteChoice::ALL.iter().find(|choice| choice.as_str().as_bytes() == value)?;
             Some(())
         },
     },

@@ -36,7 +36,8 @@ fn table_defaults_are_the_defaults() {
             .pool_low(1)
             .decay_ms(1)
             .region(16 << 20)
-            .stats(StatsChoice::Stderr);
+            .stats(StatsChoice::Stderr)
+            .mte(MteChoice::Async);
         let mut options = before;
         options.set(spec.name.as_bytes(), spec.default.as_bytes()).unwrap();
         assert_eq!(options != before, !spec.reserved, "{}", spec.name);
@@ -50,7 +51,7 @@ fn table_defaults_are_the_defaults() {
 #[test]
 fn every_option_is_read() {
     let options = accepted(
-        "service=lazy:pattern=0xA5:threshold=5000:pool=1G:pool_low=2M:decay=0:region=64g:stats=1",
+        "service=lazy:pattern=0xA5:threshold=5000:pool=1G:pool_low=2M:decay=0:region=64g:stats=1:mte=asymm",
     );
     let expected = Options::new()
         .service(ServiceChoice::Lazy)
@@ -60,7 +61,8 @@ fn every_option_is_read() {
         .pool_low(2 << 20)
         .decay_ms(0)
         .region(64 << 30)
-        .stats(StatsChoice::Stderr);
+        .stats(StatsChoice::Stderr)
+        .mte(MteChoice::Asymm);
     assert_eq!(options, expected);
 }
 
@@ -157,7 +159,7 @@ fn a_bad_entry_does_not_stop_the_others() {
     assert_eq!(
         complaints,
         [
-            "unknown option \"foo\"; options are service, pattern, threshold, pool, pool_low, decay, region, stats, quarantine, guards",
+            "unknown option \"foo\"; options are service, pattern, threshold, pool, pool_low, decay, region, stats, mte, quarantine, guards",
             "bad value \"300\" for pattern: a byte, 0 to 255 or 0x00 to 0xff, or a word, 0x and 4, 8 or 16 hex digits",
             "option \"pool\" needs a value: pool=SIZE, a size from 0 to 64G",
         ]

@@ -24,13 +24,48 @@ pub fn page_size() -> usize {
     }
 }
 
+/// Whether memory can carry tags: it is mapped with PROT_MTE, which only a machine that
+/// [has them](mte::level) allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tags {
+    /// It cannot.
+    Without,
+    /// It can; the tags are 0 at first.
+    With,
+}
+
+/// Of linux/mman.h on arm64; anywhere else it would mean nothing, or something else.
+const PROT_MTE: u32 = 0x20;
+
+impl Tags {
+    fn bits(self) -> u32 {
+        if mte::AVAILABLE && self == Tags::With { PROT_MTE } else { 0 }
+    }
+
+    fn readable(self) -> ProtFlags {
+        ProtFlags::READ | ProtFlags::from_bits_retain(self.bits())
+    }
+
+    fn writable(self) -> ProtFlags {
+        self.readable() | ProtFlags::WRITE
+    }
+}
+
 /// Reserves `len` bytes of private anonymous memory, aligned to `align` (a power of two, at
 /// least one OS page). Nothing is committed until it is touched.
 ///
 /// # Errors
 /// What mmap said: ENOMEM under RLIMIT_AS, strict overcommit, or a full address space.
 pub fn reserve(len: usize, align: usize) -> Result<*mut u8> {
-    map(len, align, ProtFlags::READ | ProtFlags::WRITE)
+    reserve_as(len, align, Tags::Without)
+}
+
+/// As [`reserve`], for memory with or without tags.
+///
+/// # Errors
+/// As [`reserve`].
+pub fn reserve_as(len: usize, align: usize, tags: Tags) -> Result<*mut u8> {
+    map(len, align, tags.writable())
 }
 
 /// As [`reserve`], but where [`reserving_costs`] the memory can only be read, as zeros, and counts
@@ -39,7 +74,19 @@ pub fn reserve(len: usize, align: usize) -> Result<*mut u8> {
 /// # Errors
 /// As [`reserve`].
 pub fn reserve_for_later(len: usize, align: usize) -> Result<*mut u8> {
-    if reserving_costs() { map(len, align, ProtFlags::READ) } else { reserve(len, align) }
+    reserve_for_later_as(len, align, Tags::Without)
+}
+
+/// As [`reserve_for_later`], for memory with or without tags.
+///
+/// # Errors
+/// As [`reserve`].
+pub fn reserve_for_later_as(len: usize, align: usize, tags: Tags) -> Result<*mut u8> {
+    let start = map(len, align, if reserving_costs() { tags.readable() } else { tags.writable() })?;
+    // Little of it will be used, and here and there: not 2 MiB at a time, or 32 where pages are 16 KiB.
+    // SAFETY: advice on our own mapping, and it discards nothing. A kernel without huge pages refuses.
+    let _ = unsafe { advise(start, len, Advice::LinuxNoHugepage) };
+    Ok(start)
 }
 
 /// Makes the pages that hold any of these bytes writable, in what [`reserve_for_later`] gave.
@@ -50,12 +97,24 @@ pub fn reserve_for_later(len: usize, align: usize) -> Result<*mut u8> {
 /// # Safety
 /// The range lies in such a reservation.
 pub unsafe fn make_writable(start: *mut u8, len: usize) -> Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe { make_writable_as(start, len, Tags::Without) }
+}
+
+/// As [`make_writable`], in what [`reserve_for_later_as`] gave.
+///
+/// # Errors
+/// As [`make_writable`].
+///
+/// # Safety
+/// As for [`make_writable`]; `tags` is what the reservation was made with.
+pub unsafe fn make_writable_as(start: *mut u8, len: usize, tags: Tags) -> Result<()> {
     if !reserving_costs() || len == 0 {
         return Ok(());
     }
     let first = start as usize / page_size() * page_size();
     let end = (start as usize + len).next_multiple_of(page_size());
-    let writable = rustix::mm::MprotectFlags::READ | rustix::mm::MprotectFlags::WRITE;
+    let writable = rustix::mm::MprotectFlags::from_bits_retain(tags.writable().bits());
     // SAFETY: the caller's promise; nothing becomes less accessible than it was.
     unsafe { rustix::mm::mprotect(first as *mut c_void, end - first, writable) }
 }
@@ -123,12 +182,11 @@ fn trim(start: usize, len: usize) {
 ///
 /// # Safety
 /// The file stays as long as the mapping.
-pub unsafe fn map_shared(len: usize, file: BorrowedFd<'_>) -> Result<*mut u8> {
-    let protection = ProtFlags::READ | ProtFlags::WRITE;
+pub unsafe fn map_shared(len: usize, file: BorrowedFd<'_>, tags: Tags) -> Result<*mut u8> {
     // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing.
     let mapped = unsafe {
         let start = core::ptr::null_mut();
-        rustix::mm::mmap(start, len, protection, MapFlags::SHARED, file, 0)?
+        rustix::mm::mmap(start, len, tags.writable(), MapFlags::SHARED, file, 0)?
     };
     Ok(mapped.cast())
 }
@@ -141,17 +199,16 @@ pub unsafe fn map_shared(len: usize, file: BorrowedFd<'_>) -> Result<*mut u8> {
 ///
 /// # Safety
 /// The range lies in a mapping of ours, and nobody needs what it holds.
-pub unsafe fn map_over(start: *mut u8, len: usize, file: BorrowedFd<'_>) -> Result<()> {
-    let protection = ProtFlags::READ | ProtFlags::WRITE;
+pub unsafe fn map_over(start: *mut u8, len: usize, file: BorrowedFd<'_>, tags: Tags) -> Result<()> {
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
     // SAFETY: the caller's promise.
-    let mapped = unsafe { rustix::mm::mmap(start.cast(), len, protection, flags, file, 0) };
+    let mapped = unsafe { rustix::mm::mmap(start.cast(), len, tags.writable(), flags, file, 0) };
     match mapped {
         Ok(_) => Ok(()),
         Err(errno) => {
             // The kernel may have unmapped what was there before it failed.
             // SAFETY: as above.
-            unsafe { map_anonymous_over(start, len)? };
+            unsafe { map_anonymous_over(start, len, tags)? };
             Err(errno)
         }
     }
@@ -164,11 +221,10 @@ pub unsafe fn map_over(start: *mut u8, len: usize, file: BorrowedFd<'_>) -> Resu
 ///
 /// # Safety
 /// As for [`map_over`].
-pub unsafe fn map_anonymous_over(start: *mut u8, len: usize) -> Result<()> {
-    let protection = ProtFlags::READ | ProtFlags::WRITE;
+pub unsafe fn map_anonymous_over(start: *mut u8, len: usize, tags: Tags) -> Result<()> {
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
     // SAFETY: the caller's promise.
-    unsafe { rustix::mm::mmap_anonymous(start.cast(), len, protection, flags)? };
+    unsafe { rustix::mm::mmap_anonymous(start.cast(), len, tags.writable(), flags)? };
     // SAFETY: as above. As all of the Region: see there.
     let _ = unsafe { advise(start, len, Advice::LinuxNoHugepage) };
     Ok(())

@@ -28,6 +28,9 @@ static TIMEOUT: LazyLock<Duration> = LazyLock::new(|| {
 /// where there is no compiler.
 const PROGRAMS: &str = "REFPAGE_TEST_PROGRAMS";
 
+/// Names the C compiler, instead of `cc`: one that compiles for the machine that the tests are for.
+const COMPILER: &str = "REFPAGE_TEST_CC";
+
 /// Names a directory that the tests may write to, instead of cargo's, which may be another user's.
 const SCRATCH: &str = "REFPAGE_TEST_SCRATCH";
 
@@ -143,7 +146,8 @@ fn compile(name: &str, kind: &[&str]) -> Option<PathBuf> {
     if let Some(path) = kept.as_ref().filter(|path| path.exists()) {
         return Some(path.clone());
     }
-    if !have("cc") {
+    let compiler = std::env::var(COMPILER).unwrap_or("cc".into());
+    if !have(&compiler) {
         return None;
     }
     // A test that failed to compile its program poisons the lock; the map is as good as before.
@@ -154,7 +158,7 @@ fn compile(name: &str, kind: &[&str]) -> Option<PathBuf> {
     let output = kept.unwrap_or_else(|| scratch(name));
     fs::create_dir_all(output.parent().expect("a program lies in a directory"))
         .expect("a directory for programs");
-    let mut cc = Command::new("cc");
+    let mut cc = Command::new(compiler);
     // -fno-builtin: to the compiler, fresh memory is undefined and a malloc that is only freed is nothing.
     cc.args(["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fno-builtin", "-pthread"])
         .args(kind)

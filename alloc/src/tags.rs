@@ -1,0 +1,233 @@
+//! Memory tags of runs and blocks: which one each gets, and when it changes. See the crate `mte`.
+//!
+//! ```text
+//!   large run     a random tag, never 0, never a neighbour's ─┐ another one as soon as it is freed:
+//!   small block   random, odd and even by turns in its span ──┘ an old pointer does not fit any more
+//! ```
+//!
+//! Memory that is nobody's, and what lies behind the bytes that were asked for, carries 0 or the tag
+//! of its next user; so no pointer fits it either. Where there are no tags, none of this is compiled
+//! in, or one flag says so.
+
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering::Relaxed;
+
+use mte::{Granules, Mode, Tag, TagSet, Unchecked};
+use refpage::sys::report::warn;
+use refpage::sys::vm::Tags;
+use refpage::{Content, Pages};
+
+use crate::cache::Memory;
+use crate::classes;
+use crate::misuse;
+use crate::options::{MteChoice, Options, ServiceChoice};
+
+/// Whether pointers carry tags in this process.
+static ON: AtomicBool = AtomicBool::new(false);
+
+/// What is never chosen.
+const NEVER: TagSet = TagSet::from_mask(1);
+/// What is not chosen where the tag is to be odd, or even.
+const NOT_ODD: TagSet = TagSet::from_mask(0x5555);
+const NOT_EVEN: TagSet = TagSet::from_mask(0xAAAA | NEVER.mask());
+
+/// Whether pointers carry tags in this process.
+#[inline]
+pub fn on() -> bool {
+    mte::AVAILABLE && ON.load(Relaxed)
+}
+
+/// Until it is dropped, this thread may use tagged memory by its plain address.
+#[inline]
+pub fn unchecked() -> Option<Unchecked> {
+    on().then(mte::without_checks)
+}
+
+/// The address in a pointer: system calls, and everything here, work on that.
+#[inline]
+pub fn address(pointer: *const u8) -> usize {
+    if mte::AVAILABLE { mte::untag(pointer as u64) as usize } else { pointer as usize }
+}
+
+/// Has accesses checked from now on in this thread, and in those that it starts, as the options say: before
+/// the first memory is mapped. Says so if that was asked for and cannot be had.
+pub fn start(options: &Options) -> Tags {
+    let level = mte::level();
+    let mode = match options.mte {
+        MteChoice::Off => return Tags::Without,
+        // What the program, or whoever started it, has chosen already; else what tells most.
+        MteChoice::Auto if level.is_none() || options.service == ServiceChoice::Off => {
+            return Tags::Without;
+        }
+        MteChoice::Auto => mte::mode().unwrap_or(Mode::Sync),
+        MteChoice::Sync => Mode::Sync,
+        MteChoice::Async => Mode::Async,
+        MteChoice::Asymm => Mode::Asymmetric,
+    };
+    let refused = |why: &str| {
+        warn(format_args!("mte={}: {why}; memory is not tagged", options.mte.as_str()));
+        Tags::Without
+    };
+    if options.service == ServiceChoice::Off {
+        return refused("service=off fills and tags nothing");
+    }
+    match level {
+        None => return refused("this processor or kernel has no memory tags (HWCAP2_MTE)"),
+        Some(level) if mode == Mode::Asymmetric && level != mte::Level::Asymmetric => {
+            return refused(
+                "this processor has no asymmetric checks (FEAT_MTE3); take sync or async",
+            );
+        }
+        Some(_) => {}
+    }
+    match mte::enable(mode) {
+        Ok(()) => {
+            ON.store(true, Relaxed);
+            Tags::With
+        }
+        Err(errno) => {
+            warn(format_args!(
+                "memory is not tagged: prctl(PR_SET_TAGGED_ADDR_CTRL) says {}; mte=off asks for that",
+                refpage::sys::errno::name(rustix::io::Errno::from_raw_os_error(errno))
+            ));
+            Tags::Without
+        }
+    }
+}
+
+/// The pointer to the run at `head`.
+pub fn pointer(memory: Memory<'_>, head: usize) -> *mut u8 {
+    tagged(memory.map.address(head), memory.map.run(head).window.tag())
+}
+
+fn tagged(address: *mut u8, tag: Tag) -> *mut u8 {
+    if on() { address.with_addr(mte::with_tag(address as u64, tag) as usize) } else { address }
+}
+
+/// Readies the tags of a run in hand for pointers to its first `size` bytes.
+pub fn open_run(memory: Memory<'_>, head: usize, size: usize) {
+    if !memory.engine.has_tags() {
+        return;
+    }
+    let run = memory.map.run(head);
+    let old = run.window.tag();
+    if old == Tag::ZERO || neighbours(memory, head).contains(old) {
+        let pages = memory.pages(head);
+        set(memory, head, pages, choose(memory, head), size);
+        memory.engine.retag(pages);
+    } else {
+        resize_run(memory, head, size);
+    }
+}
+
+/// The run at `head` is used up to `size` bytes from now on, by the same pointers.
+pub fn resize_run(memory: Memory<'_>, head: usize, size: usize) {
+    if !memory.engine.has_tags() {
+        return;
+    }
+    let run = memory.map.run(head);
+    let start = memory.map.address(head) as usize;
+    let old = run.window.tagged_end().max(start);
+    set(memory, head, memory.pages(head), run.window.tag(), size);
+    let new = run.window.tagged_end();
+    let (from, to) = (old.min(new), old.max(new));
+    memory.engine.retag(memory.engine.region().pages_of(from, to - from));
+}
+
+/// The run at `head` is freed: no pointer to it fits any more once its pages are refilled.
+pub fn retire_run(memory: Memory<'_>, head: usize, size: usize) {
+    if memory.engine.has_tags() {
+        set(memory, head, memory.pages(head), choose(memory, head), size);
+    }
+}
+
+/// Whether the run at `head` could become `slots` long and still differ from the next one.
+pub fn could_grow(memory: Memory<'_>, head: usize, slots: usize) -> bool {
+    !memory.engine.has_tags()
+        || memory.map.run(head).window.tag() != tag_of_slot(memory, head + slots)
+}
+
+fn set(memory: Memory<'_>, head: usize, pages: Pages, tag: Tag, size: usize) {
+    let end = memory.map.address(head) as usize + size.next_multiple_of(mte::GRANULE);
+    memory.map.run(head).window.set_tag(tag, end);
+    // What it puts in place from now on has these.
+    memory.engine.let_handler_finish(pages);
+}
+
+/// Any tag but the run's and its neighbours'.
+fn choose(memory: Memory<'_>, head: usize) -> Tag {
+    let excluded = neighbours(memory, head).insert(memory.map.run(head).window.tag());
+    mte::random(TagSet::from_mask(excluded.mask() | NEVER.mask()))
+}
+
+fn neighbours(memory: Memory<'_>, head: usize) -> TagSet {
+    let behind = head + memory.map.run(head).slots.load(Relaxed) as usize;
+    let before = head.checked_sub(1).map_or(Tag::ZERO, |slot| tag_of_slot(memory, slot));
+    TagSet::EMPTY.insert(before).insert(tag_of_slot(memory, behind))
+}
+
+/// The tag of the run that a slot belongs to, or belonged to last.
+fn tag_of_slot(memory: Memory<'_>, slot: usize) -> Tag {
+    let head = if slot < memory.map.slots() { memory.map.head(slot) } else { None };
+    head.map_or(Tag::ZERO, |head| memory.map.run(head).window.tag())
+}
+
+/// Ends the process if the pointer to the run at `head`, which somebody frees, is not the one that it has.
+pub fn check_run(memory: Memory<'_>, head: usize, pointer: *const u8) {
+    let run = memory.map.run(head);
+    if on() && mte::tag_of(pointer as u64) != run.window.tag() {
+        misuse::wrong_tag(pointer as usize, run.window.tag(), run.size.load(Relaxed));
+    }
+}
+
+/// Ends the process if the pointer to a block in use, which somebody frees, is not the one that it has.
+#[inline]
+pub fn check_block(pointer: *const u8, class: usize) {
+    if on() {
+        // SAFETY: a block in use is present.
+        let tag = unsafe { mte::tag_at(pointer) };
+        if mte::tag_of(pointer as u64) != tag {
+            misuse::wrong_tag(pointer as usize, tag, classes::size(class));
+        }
+    }
+}
+
+/// Writes the content over a block that is freed: the pointer that its next user will get.
+///
+/// # Safety
+/// The block is of that class, and nobody uses it any more.
+#[inline]
+pub unsafe fn refill_block(content: Content, block: *mut u8, class: usize) -> *mut u8 {
+    if !on() {
+        // SAFETY: the caller's promise.
+        unsafe { content.fill_granules(block, classes::size(class)) };
+        return block;
+    }
+    let old = mte::tag_of(block as u64);
+    let parity = if old.get() % 2 == 1 { NOT_ODD } else { NOT_EVEN };
+    let tag = mte::random(parity.insert(old));
+    if let Content::Pattern(pattern) = content {
+        // SAFETY: the caller's promise; blocks are whole granules.
+        unsafe { Granules::new(block, classes::size(class)) }.fill_and_tag(pattern.as_word(), tag);
+    }
+    tagged(block, tag)
+}
+
+/// The pointer to a free block, the `index`th of its span, whose page is present: a block that was never
+/// in use gets a tag now, any other has one.
+///
+/// # Safety
+/// The block is of that class, and in this thread's hands.
+pub unsafe fn open_block(block: *mut u8, class: usize, index: usize) -> *mut u8 {
+    if !on() {
+        return block;
+    }
+    // SAFETY: the caller's promise.
+    let mut tag = unsafe { mte::tag_at(block) };
+    if tag == Tag::ZERO {
+        tag = mte::random(if index % 2 == 1 { NOT_ODD } else { NOT_EVEN });
+        // SAFETY: as above; blocks are whole granules.
+        unsafe { Granules::new(block, classes::size(class)) }.tag(tag);
+    }
+    tagged(block, tag)
+}
