@@ -6,7 +6,8 @@
 use core::arch::asm;
 
 /// `PSTATE.TCO` as it was.
-pub type Tco = u64;
+#[derive(Clone, Copy, Debug)]
+pub struct Tco(u64);
 
 /// IRG: the address with a random tag, none of `excluded` and none that the thread's prctl excludes; with
 /// tag 0 if there is no other or the thread has no tags enabled.
@@ -14,7 +15,7 @@ pub type Tco = u64;
 /// # Safety
 /// There is a [`level`](crate::level).
 #[inline]
-pub unsafe fn irg(address: *mut u8, excluded: u16) -> *mut u8 {
+pub unsafe fn irg(address: u64, excluded: u16) -> u64 {
     let tagged;
     // SAFETY: it computes. It is not `pure`: the next one gives another tag.
     unsafe {
@@ -40,19 +41,19 @@ pub unsafe fn ldg(address: *const u8) -> *const u8 {
     tagged
 }
 
-/// Defines instructions that store the logical tag of an address, and data with it.
+/// Defines what stores the logical tag of an address, and data with it.
 macro_rules! tag_stores {
-    ($($(#[$doc:meta])* $name:ident: $first:literal $(, $more:literal)*;)*) => { $(
+    ($($(#[$doc:meta])* $name:ident ($($word:ident)?): $($line:literal),*;)*) => { $(
         $(#[$doc])*
         ///
         /// # Safety
         /// There is a [`level`](crate::level); what is written is writable, aligned to 16, and nobody
         /// else's meanwhile.
         #[inline]
-        pub unsafe fn $name(tagged: *mut u8) {
+        pub unsafe fn $name(tagged: *mut u8 $(, $word: u64)?) {
             // SAFETY: the caller's promise.
             unsafe {
-                asm!(".arch_extension memtag", $first $(, $more)*, tagged = in(reg) tagged,
+                asm!(".arch_extension memtag", $($line),*, tagged = in(reg) tagged $(, $word = in(reg) $word)?,
                     options(nostack, preserves_flags));
             }
         }
@@ -61,31 +62,44 @@ macro_rules! tag_stores {
 
 tag_stores! {
     /// STG: tags one granule.
-    stg: "stg {tagged}, [{tagged}]";
+    stg(): "stg {tagged}, [{tagged}]";
     /// ST2G: tags two granules.
-    st2g: "st2g {tagged}, [{tagged}]";
+    st2g(): "st2g {tagged}, [{tagged}]";
     /// STZG: tags one granule and zeroes it.
-    stzg: "stzg {tagged}, [{tagged}]";
+    stzg(): "stzg {tagged}, [{tagged}]";
     /// STZ2G: tags two granules and zeroes them.
-    stz2g: "stz2g {tagged}, [{tagged}]";
+    stz2g(): "stz2g {tagged}, [{tagged}]";
+    /// STGP: tags one granule and writes `word` to it, twice.
+    stgp(word): "stgp {word}, {word}, [{tagged}]";
     /// DC GVA: tags the whole block that the address lies in. Only where there is a [`block`].
-    dc_gva: "dc gva, {tagged}";
+    dc_gva(): "dc gva, {tagged}";
     /// DC GZVA: tags the whole block that the address lies in and zeroes it. Only where there is a [`block`].
-    dc_gzva: "dc gzva, {tagged}";
-}
+    dc_gzva(): "dc gzva, {tagged}";
 
-/// STGP: tags one granule and writes two words to it.
-///
-/// # Safety
-/// As for [`stg`].
-#[inline]
-pub unsafe fn stgp(tagged: *mut u8, first: u64, second: u64) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        asm!(".arch_extension memtag", "stgp {first}, {second}, [{tagged}]",
-            tagged = in(reg) tagged, first = in(reg) first, second = in(reg) second,
-            options(nostack, preserves_flags));
-    }
+    /// [`st2g`] for 256 bytes.
+    st2g_by_8():
+        "st2g {tagged}, [{tagged}]", "st2g {tagged}, [{tagged}, #32]", "st2g {tagged}, [{tagged}, #64]",
+        "st2g {tagged}, [{tagged}, #96]", "st2g {tagged}, [{tagged}, #128]", "st2g {tagged}, [{tagged}, #160]",
+        "st2g {tagged}, [{tagged}, #192]", "st2g {tagged}, [{tagged}, #224]";
+    /// [`stz2g`] for 256 bytes.
+    stz2g_by_8():
+        "stz2g {tagged}, [{tagged}]", "stz2g {tagged}, [{tagged}, #32]", "stz2g {tagged}, [{tagged}, #64]",
+        "stz2g {tagged}, [{tagged}, #96]", "stz2g {tagged}, [{tagged}, #128]",
+        "stz2g {tagged}, [{tagged}, #160]", "stz2g {tagged}, [{tagged}, #192]",
+        "stz2g {tagged}, [{tagged}, #224]";
+    /// [`stgp`] for 32 bytes.
+    stgp_by_2(word):
+        "stgp {word}, {word}, [{tagged}]", "stgp {word}, {word}, [{tagged}, #16]";
+    /// [`stgp`] for 256 bytes.
+    stgp_by_16(word):
+        "stgp {word}, {word}, [{tagged}]", "stgp {word}, {word}, [{tagged}, #16]",
+        "stgp {word}, {word}, [{tagged}, #32]", "stgp {word}, {word}, [{tagged}, #48]",
+        "stgp {word}, {word}, [{tagged}, #64]", "stgp {word}, {word}, [{tagged}, #80]",
+        "stgp {word}, {word}, [{tagged}, #96]", "stgp {word}, {word}, [{tagged}, #112]",
+        "stgp {word}, {word}, [{tagged}, #128]", "stgp {word}, {word}, [{tagged}, #144]",
+        "stgp {word}, {word}, [{tagged}, #160]", "stgp {word}, {word}, [{tagged}, #176]",
+        "stgp {word}, {word}, [{tagged}, #192]", "stgp {word}, {word}, [{tagged}, #208]",
+        "stgp {word}, {word}, [{tagged}, #224]", "stgp {word}, {word}, [{tagged}, #240]";
 }
 
 /// The bytes that DC GVA and DC GZVA tag, a power of two and at least a granule; `None` if they are prohibited.
@@ -111,7 +125,7 @@ pub fn set_unchecked() -> Tco {
         asm!(".arch_extension memtag", "mrs {before}, tco", "msr tco, #1", before = lateout(reg) before,
             options(nostack, preserves_flags));
     }
-    before
+    Tco(before)
 }
 
 /// Restores what [`set_unchecked`] gave.
@@ -119,7 +133,7 @@ pub fn set_unchecked() -> Tco {
 pub fn restore_checks(before: Tco) {
     // SAFETY: as above.
     unsafe {
-        asm!(".arch_extension memtag", "msr tco, {before}", before = in(reg) before,
+        asm!(".arch_extension memtag", "msr tco, {before}", before = in(reg) before.0,
             options(nostack, preserves_flags));
     }
 }

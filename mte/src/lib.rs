@@ -42,6 +42,7 @@
 mod detect;
 mod granules;
 mod mode;
+mod random;
 mod tags;
 
 #[cfg(target_arch = "aarch64")]
@@ -52,8 +53,9 @@ pub mod instructions;
 pub mod instructions;
 
 pub use detect::{Level, level};
-pub use granules::{Granules, random, tag_at};
+pub use granules::{Granules, tag_at};
 pub use mode::{Mode, Unchecked, enable, mode, without_checks};
+pub use random::random;
 pub use tags::{
     GRANULE, Tag, TagSet, choose, granule_ceil, granule_floor, tag_of, untag, with_tag,
 };

@@ -1,14 +1,15 @@
 //! What stands in for the instructions where there are none: data is written, and all tags are 0.
 
 /// Nothing to restore.
-pub type Tco = ();
+#[derive(Clone, Copy, Debug)]
+pub struct Tco;
 
 /// The address as it is.
 ///
 /// # Safety
 /// None.
 #[inline]
-pub unsafe fn irg(address: *mut u8, _excluded: u16) -> *mut u8 {
+pub unsafe fn irg(address: u64, _excluded: u16) -> u64 {
     address
 }
 
@@ -21,63 +22,45 @@ pub unsafe fn ldg(address: *const u8) -> *const u8 {
     address
 }
 
-/// Nothing.
-///
-/// # Safety
-/// None.
-#[inline]
-pub unsafe fn stg(_tagged: *mut u8) {}
-
-/// Nothing.
-///
-/// # Safety
-/// None.
-#[inline]
-pub unsafe fn st2g(_tagged: *mut u8) {}
-
-/// Zeroes one granule.
-///
-/// # Safety
-/// It is writable, aligned to 16, and nobody else's meanwhile.
-#[inline]
-pub unsafe fn stzg(tagged: *mut u8) {
-    // SAFETY: the caller's promise.
-    unsafe { tagged.cast::<u128>().write(0) }
+/// Defines what writes its bytes, each word the same.
+macro_rules! stores {
+    ($($(#[$doc:meta])* $name:ident ($($word:ident)?): $words:literal, $value:expr;)*) => { $(
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// What is written is writable, aligned to 16, and nobody else's meanwhile.
+        #[inline]
+        pub unsafe fn $name(tagged: *mut u8 $(, $word: u64)?) {
+            // SAFETY: the caller's promise.
+            unsafe { tagged.cast::<[u64; $words]>().write([$value; $words]) }
+        }
+    )* };
 }
 
-/// Zeroes two granules.
-///
-/// # Safety
-/// As for [`stzg`].
-#[inline]
-pub unsafe fn stz2g(tagged: *mut u8) {
-    // SAFETY: the caller's promise.
-    unsafe { tagged.cast::<[u128; 2]>().write([0; 2]) }
+stores! {
+    /// Writes nothing.
+    stg(): 0, 0;
+    /// Writes nothing.
+    st2g(): 0, 0;
+    /// Writes nothing.
+    st2g_by_8(): 0, 0;
+    /// Never called: there is no [`block`].
+    dc_gva(): 0, 0;
+    /// Never called: there is no [`block`].
+    dc_gzva(): 0, 0;
+    /// Zeroes one granule.
+    stzg(): 2, 0;
+    /// Zeroes two granules.
+    stz2g(): 4, 0;
+    /// Zeroes 256 bytes.
+    stz2g_by_8(): 32, 0;
+    /// Writes `word` to one granule, twice.
+    stgp(word): 2, word;
+    /// Writes `word` to 32 bytes.
+    stgp_by_2(word): 4, word;
+    /// Writes `word` to 256 bytes.
+    stgp_by_16(word): 32, word;
 }
-
-/// Writes two words to a granule.
-///
-/// # Safety
-/// As for [`stzg`].
-#[inline]
-pub unsafe fn stgp(tagged: *mut u8, first: u64, second: u64) {
-    // SAFETY: the caller's promise.
-    unsafe { tagged.cast::<[u64; 2]>().write([first, second]) }
-}
-
-/// Never called: there is no [`block`].
-///
-/// # Safety
-/// None.
-#[inline]
-pub unsafe fn dc_gva(_tagged: *mut u8) {}
-
-/// Never called: there is no [`block`].
-///
-/// # Safety
-/// None.
-#[inline]
-pub unsafe fn dc_gzva(_tagged: *mut u8) {}
 
 /// No block is tagged at once.
 #[inline]
@@ -87,7 +70,9 @@ pub fn block() -> Option<usize> {
 
 /// Nothing.
 #[inline]
-pub fn set_unchecked() -> Tco {}
+pub fn set_unchecked() -> Tco {
+    Tco
+}
 
 /// Nothing.
 #[inline]
