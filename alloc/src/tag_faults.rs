@@ -227,10 +227,7 @@ impl Finding {
         };
         let slot = map.slot_at(address);
         let here = place(slot);
-        let before = slot
-            .checked_sub(1)
-            .and_then(|slot| place(slot))
-            .filter(|p| p.start + p.size <= address);
+        let before = slot.checked_sub(1).and_then(&place).filter(|p| p.start + p.size <= address);
         // Behind the run's last slot.
         let slots = map.head(slot).map_or(1, |head| map.run(head).slots.load(Relaxed) as usize);
         let behind = place(map.head(slot).unwrap_or(slot) + slots);
