@@ -1,8 +1,10 @@
 //! The engine without an allocator: faults, moves, recycling, limits of what may be moved.
 
 mod lazy;
+mod tagged;
 mod without_faults;
 
+use refpage::sys::vm::Tags;
 use refpage::{Config, Engine, Pages, Pattern, Region, RunWindow, Runs, Service, probe_channel};
 
 const PATTERN: u8 = 0xAA;
@@ -33,8 +35,16 @@ impl Fixture {
     }
 
     fn with_region(service: Service, len: usize) -> Self {
+        Self::over(service, Region::reserve(len, 2 << 20).expect("address space"))
+    }
+
+    fn with_tags(service: Service, tags: Tags) -> Self {
+        let len = PAGES * refpage::sys::vm::page_size();
+        Self::over(service, Region::reserve_as(len, 2 << 20, tags).expect("address space"))
+    }
+
+    fn over(service: Service, region: Region) -> Self {
         let run: &'static OneRun = Box::leak(Box::default());
-        let region = Region::reserve(len, 2 << 20).expect("address space");
         let config = Config {
             service: Some(service),
             pattern: Pattern::byte(PATTERN),
