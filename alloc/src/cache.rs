@@ -190,6 +190,7 @@ impl RunCache {
     pub fn keep(&self, memory: Memory<'_>, head: usize, kind: Kind, freed: Option<usize>) {
         let run = memory.map.run(head);
         let present = memory.engine.region().present().count(memory.pages(head));
+        run.freed.store(freed.unwrap_or(0), Relaxed);
         run.size.store(present, Relaxed);
         run.since.store(vm::now_ms(), Relaxed);
         let mut books = self.books.lock();

@@ -33,7 +33,7 @@
 //!                          │                             ├─▶ cache ─▶ books, arena, extents
 //!                          └────▶ large ─────────────────┘
 //!   refpage::Engine and page_map: under all of them;  options, start, stats, misuse: around them
-//!   tags: which memory tag a run or a block has, where there are any
+//!   tags, tag_faults: which memory tag a run or a block has, where there are any
 //!   predictor, unseen: what large knows of how runs are used, and of which pages they have
 //!   fork, missing: what a child needs, and when
 //! ```
@@ -58,6 +58,7 @@ mod predictor;
 mod spans;
 mod start;
 mod stats;
+mod tag_faults;
 mod tags;
 mod thread_cache;
 mod tls;
@@ -67,4 +68,4 @@ pub use fork::hook as hook_fork;
 pub use global::RefPage;
 pub use heap::stats;
 pub use refpage::Cause;
-pub use stats::{FALL_BACKS, Stats, pattern, print_stats, service_name, service_reason};
+pub use stats::{FALL_BACKS, Stats, pattern, print_stats, service_name, service_reason, tags_name};

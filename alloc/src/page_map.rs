@@ -78,6 +78,8 @@ pub struct Run {
     pub next: AtomicU32,
     /// Large: the bytes asked for. Cached: the pages it keeps.
     pub size: AtomicUsize,
+    /// Freed: the bytes that it was asked for last.
+    pub freed: AtomicUsize,
     /// Cached: when it was freed. Large: when it was handed out. In milliseconds.
     pub since: AtomicU64,
     /// Large: pages that were present when it was handed out.

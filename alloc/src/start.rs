@@ -23,6 +23,7 @@ use crate::options::{Options, ServiceChoice, StatsChoice};
 use crate::page_map::{PageMap, SLOT};
 use crate::spans::Spans;
 use crate::stats;
+use crate::tag_faults;
 use crate::tags;
 use crate::thread_cache::CachePool;
 
@@ -245,6 +246,7 @@ pub(crate) fn tell_of_a_lesser_service(heap: &Heap) {
 
 fn hook_into_libc(options: &Options) {
     fork::hook();
+    tag_faults::install();
     let mut key: libc::pthread_key_t = 0;
     // SAFETY: both functions are given what they ask for, and the callbacks live for ever. A
     // process that has all its keys in use does without the cleaning up at thread end.

@@ -14,6 +14,7 @@ use rustix::io::Result;
 use crate::heap::Heap;
 use crate::options::{PathText, Pattern, StatsChoice};
 use crate::start;
+use crate::tags;
 
 /// Room for either form, whatever the numbers: a test fills it.
 const TEXT: usize = 5120;
@@ -144,6 +145,13 @@ pub fn service_reason<R>(tell: impl FnOnce(&dyn fmt::Display) -> R) -> R {
     }
 }
 
+/// How memory tags are checked, `sync`, `async` or `asymm`; `off` where memory is not tagged. The heap is
+/// started if need be.
+pub fn tags_name() -> &'static str {
+    start::started();
+    tags::mode_name()
+}
+
 /// What free memory holds, if the service in force keeps it.
 pub fn pattern() -> Option<Pattern> {
     start::started().and_then(|heap| heap.engine.content().pattern())
@@ -179,6 +187,7 @@ impl<'a> Report<'a> {
         if let Some(pattern) = self.pattern {
             writeln!(text, "  {:<20} {pattern}", "pattern")?;
         }
+        writeln!(text, "  {:<20} {}", "tags", tags::mode_name())?;
         for (name, value) in self.stats.entries() {
             writeln!(text, "  {name:<20} {value}")?;
         }
@@ -196,6 +205,7 @@ impl<'a> Report<'a> {
             Some(pattern) => write!(text, "\",\"pattern\":\"{pattern}\"")?,
             None => write!(text, "\",\"pattern\":null")?,
         }
+        write!(text, ",\"tags\":\"{}\"", tags::mode_name())?;
         for (name, value) in self.stats.entries() {
             write!(text, ",\"{name}\":{value}")?;
         }

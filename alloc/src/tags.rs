@@ -9,7 +9,7 @@
 //! of its next user; so no pointer fits it either. Where there are no tags, none of this is compiled
 //! in, or one flag says so.
 
-use core::sync::atomic::AtomicBool;
+use core::sync::atomic::AtomicU8;
 use core::sync::atomic::Ordering::Relaxed;
 
 use mte::{Granules, Mode, Tag, TagSet, Unchecked};
@@ -22,8 +22,11 @@ use crate::classes;
 use crate::misuse;
 use crate::options::{MteChoice, Options, ServiceChoice};
 
-/// Whether pointers carry tags in this process.
-static ON: AtomicBool = AtomicBool::new(false);
+/// How this process checks the tags of its pointers, by its place in [`MODES`]; the first: they have none.
+static MODE: AtomicU8 = AtomicU8::new(0);
+
+const MODES: [Option<Mode>; 4] =
+    [None, Some(Mode::Sync), Some(Mode::Async), Some(Mode::Asymmetric)];
 
 /// What is never chosen.
 const NEVER: TagSet = TagSet::from_mask(1);
@@ -34,7 +37,13 @@ const NOT_EVEN: TagSet = TagSet::from_mask(0xAAAA | NEVER.mask());
 /// Whether pointers carry tags in this process.
 #[inline]
 pub fn on() -> bool {
-    mte::AVAILABLE && ON.load(Relaxed)
+    mte::AVAILABLE && MODE.load(Relaxed) != 0
+}
+
+/// How they are checked: `sync`, `async` or `asymm`, or `off` if they carry none.
+pub fn mode_name() -> &'static str {
+    let mode = MODES.get(usize::from(MODE.load(Relaxed))).copied().flatten();
+    mode.map_or("off", Mode::as_str)
 }
 
 /// Until it is dropped, this thread may use tagged memory by its plain address.
@@ -82,7 +91,8 @@ pub fn start(options: &Options) -> Tags {
     }
     match mte::enable(mode) {
         Ok(()) => {
-            ON.store(true, Relaxed);
+            let place = MODES.iter().position(|&known| known == Some(mode)).unwrap_or(0);
+            MODE.store(place as u8, Relaxed);
             Tags::With
         }
         Err(errno) => {

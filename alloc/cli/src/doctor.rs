@@ -67,6 +67,15 @@ fn meaning(machine: &Machine, way: Option<Way>, errno: Errno) -> String {
     text.to_owned()
 }
 
+fn tagging(machine: &Machine) -> String {
+    let Some(level) = machine.memory_tags else {
+        return if mte::AVAILABLE { "no" } else { "not on this architecture" }.to_owned();
+    };
+    let preferred = machine.preferred_tag_checks.as_deref().unwrap_or("unknown");
+    let (level, taken) = (level.as_str(), refpage_alloc::tags_name());
+    format!("{level}; checks taken: {taken}; what the kernel makes of asymm: {preferred}")
+}
+
 fn as_text(machine: &Machine, advice: &[Advice]) -> String {
     let mut page = Page::default();
     page.heading("Service");
@@ -84,12 +93,7 @@ fn as_text(machine: &Machine, advice: &[Advice]) -> String {
         &answer(machine.memfd_sealing.map(|()| "yes".to_owned()), plain),
     );
     page.row("page-table reclaim (6.14)", yes_no(Some(machine.table_reclaim)));
-    let tagging = if cfg!(target_arch = "aarch64") {
-        yes_no(machine.memory_tagging)
-    } else {
-        "not on this architecture"
-    };
-    page.row("memory tagging (MTE)", tagging);
+    page.row("memory tags (MTE)", &tagging(machine));
 
     page.heading("userfaultfd");
     for (way, result) in &machine.ways {
@@ -322,7 +326,10 @@ fn as_json(machine: &Machine, advice: &[Advice]) -> Value {
         "pagemap_scan": machine.pagemap_scan,
         "memfd_sealing": machine.memfd_sealing.is_ok(),
         "page_table_reclaim": machine.table_reclaim,
-        "memory_tagging": machine.memory_tagging,
+        "memory_tagging": mte::AVAILABLE.then_some(machine.memory_tags.is_some()),
+        "memory_tags": machine.memory_tags.map(mte::Level::as_str),
+        "preferred_tag_checks": machine.preferred_tag_checks,
+        "tags": refpage_alloc::tags_name(),
         "ways": ways.collect::<Value>(),
         "user_mode_only": result("user mode only", None, machine.user_mode_only),
         "features": features.collect::<serde_json::Map<_, _>>(),

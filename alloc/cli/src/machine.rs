@@ -84,6 +84,9 @@ pub struct ControlGroup {
     pub used: Option<u64>,
 }
 
+/// Which checks a CPU makes for a process that leaves it the choice.
+const TCF_PREFERRED: &str = "/sys/devices/system/cpu/cpu0/mte_tcf_preferred";
+
 /// The machine as this process sees it.
 #[derive(Debug)]
 pub struct Machine {
@@ -105,8 +108,10 @@ pub struct Machine {
     pub memfd_sealing: Result<(), Errno>,
     /// Whether page tables without pages are given back; by the kernel's version.
     pub table_reclaim: bool,
-    /// Whether the processor tags memory; none where the architecture has no such thing.
-    pub memory_tagging: Option<bool>,
+    /// What the processor has of memory tags.
+    pub memory_tags: Option<mte::Level>,
+    /// The checks that the first CPU makes where it has the choice.
+    pub preferred_tag_checks: Option<String>,
     /// vm.overcommit_memory.
     pub overcommit: Option<u64>,
     /// Bytes that can still be committed, where that is limited (vm.overcommit_memory=2).
@@ -166,7 +171,10 @@ impl Machine {
             pagemap_scan: probe::pagemap_scan(),
             memfd_sealing: probe::memfd_sealing(),
             table_reclaim: refpage::sys::vm::reclaims_tables(),
-            memory_tagging: probe::memory_tagging(),
+            memory_tags: mte::level(),
+            preferred_tag_checks: std::fs::read_to_string(TCF_PREFERRED)
+                .ok()
+                .map(|text| text.trim().to_owned()),
             overcommit,
             commit_left: overcommit.filter(|&mode| mode == 2).and_then(|_| commit_left()),
             max_map_count: number("/proc/sys/vm/max_map_count"),

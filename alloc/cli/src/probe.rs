@@ -80,8 +80,8 @@ pub fn memfd_sealing() -> Result<(), Errno> {
     let len = rustix::param::page_size();
     rustix::fs::ftruncate(&file, len as u64)?;
     // SAFETY: a fresh mapping at an address of the kernel's choice, of a file as long.
-    let _window =
-        Scratch { start: unsafe { vm::map_shared(len, file.as_fd(), vm::Tags::Without)? }, len };
+    let start = unsafe { vm::map_shared(len, file.as_fd(), vm::Tags::Without)? };
+    let _window = Scratch { start, len };
     let seals = SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL | SealFlags::FUTURE_WRITE;
     rustix::fs::fcntl_add_seals(&file, seals)?;
     match rustix::io::write(&file, b"x") {
@@ -89,19 +89,6 @@ pub fn memfd_sealing() -> Result<(), Errno> {
         Ok(_) => Err(Errno::IO),
         Err(errno) => Err(errno),
     }
-}
-
-/// Whether the processor tags memory. None where the architecture has no such thing.
-pub fn memory_tagging() -> Option<bool> {
-    #[cfg(target_arch = "aarch64")]
-    {
-        /// `HWCAP2_MTE`.
-        const MTE: u64 = 1 << 18;
-        // SAFETY: getauxval has no precondition.
-        Some(unsafe { libc::getauxval(libc::AT_HWCAP2) } & MTE != 0)
-    }
-    #[cfg(not(target_arch = "aarch64"))]
-    None
 }
 
 #[cfg(test)]
@@ -122,7 +109,6 @@ mod tests {
             assert!(!uffd.features().has_move() || version >= (6, 8), "{release}");
         }
         assert!(memfd_sealing().is_err() || version >= (5, 1), "{release}");
-        assert_eq!(memory_tagging().is_some(), cfg!(target_arch = "aarch64"));
     }
 
     #[test]

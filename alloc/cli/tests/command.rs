@@ -95,6 +95,9 @@ fn doctors_json_has_every_key_with_its_type() {
         ("/memfd_sealing", "bool"),
         ("/page_table_reclaim", "bool"),
         ("/memory_tagging", "bool|null"),
+        ("/memory_tags", "string|null"),
+        ("/preferred_tag_checks", "string|null"),
+        ("/tags", "string"),
         ("/ways/0/way", "string"),
         ("/ways/1/works", "bool"),
         ("/ways/1/errno", "number|null"),
@@ -211,7 +214,7 @@ fn statistics_go_to_the_file_that_was_named_from_here() {
     let text = std::fs::read_to_string(directory.join(&name)).unwrap();
     std::fs::remove_file(directory.join(&name)).unwrap();
     let json: serde_json::Value = serde_json::from_str(&text).expect("valid JSON");
-    for name in ["service", "reason", "pattern", "live_bytes", "handler_cpu_ns"] {
+    for name in ["service", "reason", "pattern", "tags", "live_bytes", "handler_cpu_ns"] {
         assert!(!json[name].is_null(), "no {name}: {text}");
     }
     let numbers = |name: &str| json[name].as_object().expect(name).len();

@@ -35,6 +35,10 @@ REFPAGE_API const char *refpage_version(void);
  * Which of them it is can change in a child of fork, which may have to take a lesser service. */
 REFPAGE_API const char *refpage_service(void);
 
+/* How accesses by a pointer are reported whose tag is not the memory's: "sync", "async" or "asymm", or "off" where
+ * memory has no tags. Each of these strings is constant. */
+REFPAGE_API const char *refpage_tags(void);
+
 /* The byte that untouched memory reads as: 0xaa unless REFPAGE_OPTIONS says otherwise; -1 when the service
  * is "off" or "none", or when the pattern is a word whose bytes differ. */
 REFPAGE_API int refpage_pattern(void);

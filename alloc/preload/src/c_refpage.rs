@@ -19,6 +19,12 @@ pub extern "C" fn refpage_service() -> *const c_char {
     c_name(refpage_alloc::service_name()).as_ptr()
 }
 
+/// How memory tags are checked, each a constant: `sync`, `async` or `asymm`, or `off` where memory has none.
+#[unsafe(no_mangle)]
+pub extern "C" fn refpage_tags() -> *const c_char {
+    c_name(refpage_alloc::tags_name()).as_ptr()
+}
+
 /// The byte that untouched memory reads as; -1 when the service is `off` and there is none, or when the
 /// pattern is a word whose bytes differ.
 #[unsafe(no_mangle)]
@@ -106,13 +112,16 @@ pub extern "C" fn refpage_stats_print(fd: c_int) {
     refpage_alloc::print_stats(fd);
 }
 
-/// The service's name as C wants it: with the NUL that a `&str` has no room for.
-fn c_name(service: &str) -> &'static CStr {
-    match service {
+/// A name of a service or of a kind of checks as C wants it: with the NUL that a `&str` has no room for.
+fn c_name(name: &str) -> &'static CStr {
+    match name {
         "lazy" => c"lazy",
         "cow" => c"cow",
         "eager" => c"eager",
         "memset" => c"memset",
+        "sync" => c"sync",
+        "async" => c"async",
+        "asymm" => c"asymm",
         "off" => c"off",
         _ => c"none",
     }

@@ -211,6 +211,7 @@ fn exactly_the_intended_symbols_are_exported() {
         "refpage_service",
         "refpage_stats",
         "refpage_stats_print",
+        "refpage_tags",
         "refpage_version",
         "valloc",
     ];
