@@ -4,7 +4,7 @@
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_void};
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicI64, AtomicU8, Ordering};
 
 use refpage::sys::descriptor::Descriptor;
 use refpage::sys::errno::name;
@@ -49,7 +49,8 @@ unsafe impl Sync for Place {}
 static HEAP: Place = Place(UnsafeCell::new(MaybeUninit::uninit()));
 static STATE: AtomicU8 = AtomicU8::new(NONE);
 static START: Mutex<()> = Mutex::new(());
-static THREAD_KEY: AtomicU32 = AtomicU32::new(u32::MAX);
+/// Wider than a key, whose type is signed in some C libraries; the first value is none.
+static THREAD_KEY: AtomicI64 = AtomicI64::new(i64::MIN);
 
 /// What a [`RefPage`](crate::RefPage) asks for.
 #[derive(Clone, Copy, Debug)]
@@ -251,7 +252,7 @@ fn hook_into_libc(options: &Options) {
     // process that has all its keys in use does without the cleaning up at thread end.
     unsafe {
         if libc::pthread_key_create(&mut key, Some(end_of_thread)) == 0 {
-            THREAD_KEY.store(key, Ordering::Release);
+            THREAD_KEY.store(key.into(), Ordering::Release);
         }
         if options.stats != StatsChoice::Off && libc::atexit(stats::at_exit) != 0 {
             warn(format_args!("cannot register for exit: no statistics"));
@@ -268,8 +269,7 @@ unsafe extern "C" fn end_of_thread(cache: *mut c_void) {
 
 /// Has [`heap::thread_ends`] called with `cache` when this thread ends.
 pub(crate) fn watch_thread_end(cache: *mut c_void) {
-    let key = THREAD_KEY.load(Ordering::Acquire);
-    if key != u32::MAX {
+    if let Ok(key) = libc::pthread_key_t::try_from(THREAD_KEY.load(Ordering::Acquire)) {
         // SAFETY: the key was made by `hook_into_libc`.
         unsafe { libc::pthread_setspecific(key, cache) };
     }

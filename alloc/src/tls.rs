@@ -8,16 +8,19 @@
 
 use core::arch::{asm, global_asm};
 
+// bionic keeps words of its own behind the thread pointer, and refuses a program whose storage is not aligned
+// to 64, which leaves room for them.
 global_asm!(
     ".pushsection .tbss.refpage_alloc_cache,\"awT\",@nobits",
     ".globl refpage_alloc_cache",
     ".hidden refpage_alloc_cache",
     ".type refpage_alloc_cache, %object",
     ".size refpage_alloc_cache, 16",
-    ".balign 8",
+    ".balign {align}",
     "refpage_alloc_cache:",
     ".zero 16",
     ".popsection",
+    align = const if cfg!(target_os = "android") { 64 } else { 8 },
 );
 
 /// A word of each thread, by its offset in bytes.

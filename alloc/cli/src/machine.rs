@@ -14,6 +14,11 @@ const CAP_SYS_PTRACE: u32 = 19;
 /// The device whose file permissions say who may have a full userfaultfd.
 pub const DEVICE: &str = "/dev/userfaultfd";
 
+#[cfg(target_os = "android")]
+type Resource = libc::c_int;
+#[cfg(not(target_os = "android"))]
+type Resource = libc::__rlimit_resource_t;
+
 /// A limit of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
@@ -27,7 +32,7 @@ pub enum Limit {
 
 impl Limit {
     /// The soft limit of a resource (`RLIMIT_*`).
-    fn of(resource: libc::__rlimit_resource_t) -> Self {
+    fn of(resource: Resource) -> Self {
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: getrlimit writes the struct. (rustix takes it for a call that cannot fail.)
         if unsafe { libc::getrlimit(resource, &mut limit) } != 0 {

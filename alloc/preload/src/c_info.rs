@@ -31,11 +31,17 @@ pub extern "C" fn malloc_trim(pad: usize) -> c_int {
     heap::trim(pad).into()
 }
 
+/// In bionic the older struct has the newer one's fields.
+#[cfg(target_os = "android")]
+use libc::mallinfo as Mallinfo2;
+#[cfg(not(target_os = "android"))]
+use libc::mallinfo2 as Mallinfo2;
+
 /// `mallinfo2(3)`.
 #[unsafe(no_mangle)]
-pub extern "C" fn mallinfo2() -> libc::mallinfo2 {
+pub extern "C" fn mallinfo2() -> Mallinfo2 {
     let usage = Usage::now();
-    libc::mallinfo2 {
+    Mallinfo2 {
         arena: usage.held,
         ordblks: 0,
         smblks: 0,
@@ -49,7 +55,15 @@ pub extern "C" fn mallinfo2() -> libc::mallinfo2 {
     }
 }
 
+/// `mallinfo(3)`.
+#[cfg(target_os = "android")]
+#[unsafe(no_mangle)]
+pub extern "C" fn mallinfo() -> libc::mallinfo {
+    mallinfo2()
+}
+
 /// `mallinfo(3)`, whose fields are ints: a count that does not fit is `INT_MAX`, where glibc's wraps.
+#[cfg(not(target_os = "android"))]
 #[unsafe(no_mangle)]
 pub extern "C" fn mallinfo() -> libc::mallinfo {
     let int = |bytes: usize| c_int::try_from(bytes).unwrap_or(c_int::MAX);

@@ -29,8 +29,12 @@ fn allocate(size: usize, align: usize, zeroed: bool) -> *mut c_void {
 #[cold]
 #[inline(never)]
 fn fail(error: c_int) -> *mut c_void {
-    // SAFETY: `__errno_location` has no precondition, and returns the calling thread's own, live errno.
-    unsafe { *libc::__errno_location() = error };
+    #[cfg(target_os = "android")]
+    use libc::__errno as errno_location;
+    #[cfg(not(target_os = "android"))]
+    use libc::__errno_location as errno_location;
+    // SAFETY: it has no precondition, and returns the calling thread's own, live errno.
+    unsafe { *errno_location() = error };
     ptr::null_mut()
 }
 

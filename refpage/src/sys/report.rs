@@ -106,14 +106,24 @@ pub fn die_without_stderr(message: fmt::Arguments<'_>) -> ! {
 /// The program's own open file, which may be a socket, and has a position if it is a file. To open
 /// it anew, where Linux is older than 5.6 or a filter refuses, does for a terminal or a pipe.
 fn stderr_of_the_program() -> Result<Descriptor> {
-    use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
-    let process = pidfd_open(getpid(), PidfdFlags::empty());
-    let shared = process.and_then(|process| pidfd_getfd(process, 2, PidfdGetfdFlags::empty()));
-    match shared {
-        Ok(stderr) => Ok(Descriptor::new(stderr)),
+    match shared_stderr() {
+        Ok(stderr) => Ok(stderr),
         // From its end: opened again, a file would be written over.
         Err(_) => Descriptor::open(c"/proc/self/fd/2", OFlags::WRONLY | OFlags::APPEND),
     }
+}
+
+#[cfg(not(target_os = "android"))]
+fn shared_stderr() -> Result<Descriptor> {
+    use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+    let process = pidfd_open(getpid(), PidfdFlags::empty())?;
+    pidfd_getfd(process, 2, PidfdGetfdFlags::empty()).map(Descriptor::new)
+}
+
+/// rustix has not the calls there.
+#[cfg(target_os = "android")]
+fn shared_stderr() -> Result<Descriptor> {
+    Err(Errno::NOSYS)
 }
 
 fn abort() -> ! {

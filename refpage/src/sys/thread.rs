@@ -83,6 +83,10 @@ pub unsafe fn spawn(
     entry: extern "C" fn(*mut c_void) -> c_int,
     arg: *mut c_void,
 ) -> Result<()> {
+    // The system calls go through bionic there, which looks for errno in a thread of its own.
+    if cfg!(target_os = "android") {
+        return Err(Errno::NOSYS);
+    }
     let flags = libc::CLONE_VM
         | libc::CLONE_SIGHAND
         | libc::CLONE_THREAD
@@ -100,7 +104,7 @@ pub unsafe fn spawn(
         return Ok(());
     }
     // SAFETY: errno was set by the failing clone.
-    Err(Errno::from_raw_os_error(unsafe { *libc::__errno_location() }))
+    Err(Errno::from_raw_os_error(unsafe { *vm::errno_location() }))
 }
 
 /// Blocks every signal of the calling thread, also the two that libc keeps for itself: which were

@@ -396,12 +396,15 @@ pub fn this_cpu() -> usize {
     rustix::thread::sched_getcpu()
 }
 
+/// From uapi/linux/resource.h, since not every C library has it.
+const RUSAGE_THREAD: libc::c_int = 1;
+
 /// Page faults of the calling thread so far that needed no I/O.
 pub fn thread_faults() -> u64 {
     let mut usage = core::mem::MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: getrusage fills the struct, for which zeros are a value too.
     unsafe {
-        libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr());
+        libc::getrusage(RUSAGE_THREAD, usage.as_mut_ptr());
         usage.assume_init().ru_minflt as u64
     }
 }
@@ -428,15 +431,26 @@ pub fn address_space_limit() -> Option<u64> {
     soft_limit(libc::RLIMIT_AS)
 }
 
+#[cfg(target_os = "android")]
+type Resource = libc::c_int;
+#[cfg(not(target_os = "android"))]
+type Resource = libc::__rlimit_resource_t;
+
 /// A limit that cannot be asked for counts as none. (rustix takes the call for one that cannot
 /// fail, but a filter may refuse it.)
-fn soft_limit(resource: libc::__rlimit_resource_t) -> Option<u64> {
+fn soft_limit(resource: Resource) -> Option<u64> {
     let _errno = KeepErrno::new();
     let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: getrlimit writes the struct, or leaves it alone if it fails.
     unsafe { libc::getrlimit(resource, &mut limit) };
     (limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }
+
+// Where libc keeps the thread's errno: bionic has its own name for it.
+#[cfg(target_os = "android")]
+pub(super) use libc::__errno as errno_location;
+#[cfg(not(target_os = "android"))]
+pub(super) use libc::__errno_location as errno_location;
 
 /// Keeps what the caller's code does to `errno` from the program: made at the entry of a path
 /// that calls libc, it puts the old value back when dropped.
@@ -447,15 +461,15 @@ impl KeepErrno {
     /// Remembers errno.
     #[allow(clippy::new_without_default, reason = "making one is an effect, not a default value")]
     pub fn new() -> Self {
-        // SAFETY: __errno_location always returns this thread's valid errno.
-        Self(unsafe { *libc::__errno_location() })
+        // SAFETY: errno_location always returns this thread's valid errno.
+        Self(unsafe { *errno_location() })
     }
 }
 
 impl Drop for KeepErrno {
     fn drop(&mut self) {
         // SAFETY: as in `new`.
-        unsafe { *libc::__errno_location() = self.0 }
+        unsafe { *errno_location() = self.0 }
     }
 }
 
