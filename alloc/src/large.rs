@@ -438,7 +438,14 @@ impl Large {
         run.since.store(vm::now_ms(), Relaxed);
         run.dirty.store(true, Relaxed);
         tags::open_run(memory, to, old_size);
-        back(memory, to, (run.zeros.load(Relaxed), Fresh::Content), present);
+        // What stays missing reads as it did.
+        match zero {
+            0 => back(memory, to, (run.zeros.load(Relaxed), Fresh::Content), present),
+            all if all == src.count => {
+                back(memory, to, (run.zeros.load(Relaxed), Fresh::Zero), present);
+            }
+            _ => memory.engine.unback_run(&run.window),
+        }
         // Of fresh slots too: what could not be dropped there may be zeros.
         if run.zeros.swap(false, Relaxed) || !recycled {
             memory.engine.convert(pages, Fresh::Content);
