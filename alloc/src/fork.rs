@@ -109,7 +109,8 @@ impl Inside {
         Self { _errno: KeepErrno::new(), _unchecked: tags::unchecked() }
     }
 
-    fn is_interrupted() -> bool {
+    /// Whether this thread is on one, as a signal handler may find it.
+    pub fn is_interrupted() -> bool {
         tls::DEPTH.get() > 0
     }
 }

@@ -355,14 +355,13 @@ impl Large {
                 return false;
             }
         }
-        let grown = tags::could_grow(memory, head, slots)
-            && memory.cache.extents(part).lock().grow(memory.map, head, slots);
+        let grown = memory.cache.extents(part).lock().grow(memory.map, head, slots);
         if grown {
             memory.engine.region().note_used(memory.pages(head));
             memory.engine.back(memory.pages(head));
             memory.engine.convert(memory.pages(head).skip(pages.count), Fresh::Content);
         }
-        grown
+        grown && !tags::grew_into_its_like(memory, head)
     }
 
     /// The run at `head` is long enough for both sizes: makes its bytes right.

@@ -6,7 +6,8 @@
 //!                          └─────▶ the program's handler of before; without one, the signal again
 //! ```
 //!
-//! The tag in the pointer says whose it is: its block's if that was freed, a neighbour's if it ran over
+//! A page that has no tag at all, though it belongs to a live allocation, is put right, and the access made
+//! again. Else the tag in the pointer says whose it is: its block's if that was freed, a neighbour's if it ran over
 //! the border. Blocks of a span are odd and even by turns, so that the two cannot be mistaken.
 
 use core::cell::UnsafeCell;
@@ -15,6 +16,7 @@ use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering::Relaxed;
 
 use mte::Tag;
+use refpage::Fresh;
 use refpage::sys::report::warn;
 
 use crate::classes;
@@ -63,7 +65,11 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
     let (code, pointer) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
     match code {
         SEGV_MTESERR => {
+            let heap = start::try_heap().filter(|_| !Inside::is_interrupted());
             let _inside = Inside::enter();
+            if heap.is_some_and(|heap| put_right(heap, pointer)) {
+                return;
+            }
             let finding = start::try_heap().and_then(|heap| Finding::of(heap, pointer));
             tell(finding, access(context), pointer);
         }
@@ -75,6 +81,31 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
     }
     // SAFETY: as above.
     unsafe { pass_on(signal, info, context) };
+}
+
+/// A page of a live allocation that the kernel put in place, with zeros and no tag, gets what it is to hold:
+/// in a child that nobody serves yet (see [`fork`](crate::fork)), or after the program had the kernel drop
+/// it. False if it is not that.
+fn put_right(heap: &Heap, pointer: usize) -> bool {
+    let (address, tag) = (tags::address(pointer as *const u8), mte::tag_of(pointer as u64));
+    let region = heap.engine.region();
+    let head = Some(address).filter(|&address| region.contains(address));
+    let Some(head) = head.and_then(|address| heap.map.head(heap.map.slot_at(address))) else {
+        return false;
+    };
+    let run = heap.map.run(head);
+    // SAFETY: the access came as far as to its tag.
+    let untagged = unsafe { mte::tag_at(address as *const u8) } == Tag::ZERO;
+    let is_its_own =
+        run.kind() == Kind::Large && run.window.tag() == tag && address < run.window.tagged_end();
+    if !untagged || !is_its_own {
+        return false;
+    }
+    let page = region.pages_of(address, 1);
+    let zeros = page.first - run.window.pages().first < run.window.zero_pages();
+    heap.engine.note_present(page);
+    heap.engine.convert(page, if zeros { Fresh::Zero } else { Fresh::Content });
+    true
 }
 
 /// Goes on as the program would have without this handler.

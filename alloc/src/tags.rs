@@ -9,13 +9,13 @@
 //! of its next user; so no pointer fits it either. Where there are no tags, none of this is compiled
 //! in, or one flag says so.
 
-use core::sync::atomic::AtomicU8;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::{AtomicU8, fence};
 
 use mte::{Granules, Mode, Tag, TagSet, Unchecked};
+use refpage::Content;
 use refpage::sys::report::warn;
 use refpage::sys::vm::Tags;
-use refpage::{Content, Pages};
 
 use crate::cache::Memory;
 use crate::classes;
@@ -28,11 +28,9 @@ static MODE: AtomicU8 = AtomicU8::new(0);
 const MODES: [Option<Mode>; 4] =
     [None, Some(Mode::Sync), Some(Mode::Async), Some(Mode::Asymmetric)];
 
-/// What is never chosen.
-const NEVER: TagSet = TagSet::from_mask(1);
-/// What is not chosen where the tag is to be odd, or even.
+/// What is not chosen where the tag is to be odd, or even; 0 never is.
 const NOT_ODD: TagSet = TagSet::from_mask(0x5555);
-const NOT_EVEN: TagSet = TagSet::from_mask(0xAAAA | NEVER.mask());
+const NOT_EVEN: TagSet = TagSet::from_mask(0xAAAB);
 
 /// Whether pointers carry tags in this process.
 #[inline]
@@ -119,12 +117,10 @@ pub fn open_run(memory: Memory<'_>, head: usize, size: usize) {
     if !memory.engine.has_tags() {
         return;
     }
-    let run = memory.map.run(head);
-    let old = run.window.tag();
-    if old == Tag::ZERO || neighbours(memory, head).contains(old) {
-        let pages = memory.pages(head);
-        set(memory, head, pages, choose(memory, head), size);
-        memory.engine.retag(pages);
+    let tag = memory.map.run(head).window.tag();
+    if tag == Tag::ZERO || neighbours(memory, head).contains(tag) {
+        set_another(memory, head, size);
+        memory.engine.retag(memory.pages(head));
     } else {
         resize_run(memory, head, size);
     }
@@ -135,11 +131,10 @@ pub fn resize_run(memory: Memory<'_>, head: usize, size: usize) {
     if !memory.engine.has_tags() {
         return;
     }
-    let run = memory.map.run(head);
-    let start = memory.map.address(head) as usize;
-    let old = run.window.tagged_end().max(start);
-    set(memory, head, memory.pages(head), run.window.tag(), size);
-    let new = run.window.tagged_end();
+    let window = &memory.map.run(head).window;
+    let old = window.tagged_end().max(memory.map.address(head) as usize);
+    set(memory, head, window.tag(), size);
+    let new = window.tagged_end();
     let (from, to) = (old.min(new), old.max(new));
     memory.engine.retag(memory.engine.region().pages_of(from, to - from));
 }
@@ -147,27 +142,35 @@ pub fn resize_run(memory: Memory<'_>, head: usize, size: usize) {
 /// The run at `head` is freed: no pointer to it fits any more once its pages are refilled.
 pub fn retire_run(memory: Memory<'_>, head: usize, size: usize) {
     if memory.engine.has_tags() {
-        set(memory, head, memory.pages(head), choose(memory, head), size);
+        set_another(memory, head, size);
     }
 }
 
-/// Whether the run at `head` could become `slots` long and still differ from the next one.
-pub fn could_grow(memory: Memory<'_>, head: usize, slots: usize) -> bool {
-    !memory.engine.has_tags()
-        || memory.map.run(head).window.tag() != tag_of_slot(memory, head + slots)
+/// Whether the run at `head`, which has grown, has the tag of its new neighbour.
+pub fn grew_into_its_like(memory: Memory<'_>, head: usize) -> bool {
+    memory.engine.has_tags() && neighbours(memory, head).contains(memory.map.run(head).window.tag())
 }
 
-fn set(memory: Memory<'_>, head: usize, pages: Pages, tag: Tag, size: usize) {
+/// Gives the run any tag but its own, its neighbours' and 0.
+fn set_another(memory: Memory<'_>, head: usize, size: usize) {
+    let own = memory.map.run(head).window.tag();
+    loop {
+        let excluded = neighbours(memory, head).insert(own).insert(Tag::ZERO);
+        let tag = mte::random(excluded);
+        set(memory, head, tag, size);
+        // A neighbour may have chosen at the same time: one of the two sees it.
+        fence(SeqCst);
+        if !neighbours(memory, head).contains(tag) {
+            return;
+        }
+    }
+}
+
+fn set(memory: Memory<'_>, head: usize, tag: Tag, size: usize) {
     let end = memory.map.address(head) as usize + size.next_multiple_of(mte::GRANULE);
     memory.map.run(head).window.set_tag(tag, end);
     // What it puts in place from now on has these.
-    memory.engine.let_handler_finish(pages);
-}
-
-/// Any tag but the run's and its neighbours'.
-fn choose(memory: Memory<'_>, head: usize) -> Tag {
-    let excluded = neighbours(memory, head).insert(memory.map.run(head).window.tag());
-    mte::random(TagSet::from_mask(excluded.mask() | NEVER.mask()))
+    memory.engine.let_handler_finish(memory.pages(head));
 }
 
 fn neighbours(memory: Memory<'_>, head: usize) -> TagSet {

@@ -111,6 +111,8 @@ impl Toolchain {
             let triple = self.arch.triple();
             let linker = triple.replace('-', "_").to_uppercase();
             cargo.arg("--target").arg(&triple).env("RUSTC", cross.rustc());
+            // A guest has all of it in memory, twice while it is unpacked.
+            cargo.env("CARGO_PROFILE_DEV_DEBUG", "0");
             cargo.env(format!("CARGO_TARGET_{linker}_LINKER"), &cross.compiler);
             cross.with_libraries(&mut cargo);
         }

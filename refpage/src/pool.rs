@@ -79,7 +79,10 @@ impl Pool {
         for shard in self.shards().chain(&self.tray) {
             prepare(channel, shard.range(), Advice::LinuxNoHugepage)?;
         }
-        prepare(channel, self.huge.range(), Advice::LinuxHugepage)
+        // A kernel with larger pages has larger huge pages too: one would populate many blocks with zeros.
+        let fits = vm::page_size() * (vm::page_size() / 8) == HUGE;
+        let pages = if fits { Advice::LinuxHugepage } else { Advice::LinuxNoHugepage };
+        prepare(channel, self.huge.range(), pages)
     }
 
     /// In a child of fork, which has the VMAs, but none of their pages.

@@ -89,6 +89,8 @@ fn read_entries(file: BorrowedFd<'_>, first: usize, entries: &mut [u64]) -> bool
 mod tests {
     use std::vec::Vec;
 
+    use rustix::mm::Advice;
+
     use super::*;
     use crate::sys::descriptor::tests::replace;
     use crate::sys::vm;
@@ -108,6 +110,8 @@ mod tests {
     fn touched_pages_are_populated_and_no_others() {
         let map = Pagemap::new();
         let start = vm::reserve(3000 * page_size(), page_size()).expect("address space");
+        // SAFETY: the reservation is this test's. A huge page would populate more than is touched.
+        unsafe { vm::advise(start, 3000 * page_size(), Advice::LinuxNoHugepage) }.expect("advice");
         assert_eq!(populated(&map, start, 3000), []);
         for page in [0, 7, 1023, 1024, 2999] {
             // SAFETY: the reservation is this test's.

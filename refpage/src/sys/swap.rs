@@ -51,12 +51,16 @@ pub fn read(start: *mut u8, count: usize, mut tell: impl FnMut(usize, bool)) {
 mod tests {
     use std::vec::Vec;
 
+    use rustix::mm::Advice;
+
     use super::*;
 
     #[test]
     fn what_was_touched_is_in_memory() {
         let page = vm::page_size();
         let start = vm::reserve(3000 * page, page).expect("address space");
+        // SAFETY: the reservation is this test's. A huge page would bring in more than is touched.
+        unsafe { vm::advise(start, 3000 * page, Advice::LinuxNoHugepage) }.expect("advice");
         for at in [0, 7, 1023, 1024, 2999] {
             // SAFETY: the reservation is this test's.
             unsafe { start.add(at * page).write(1) };

@@ -1,12 +1,15 @@
 //! The engine without an allocator: faults, moves, recycling, limits of what may be moved.
 
 mod lazy;
+mod tagged;
 mod without_faults;
 
+use refpage::sys::vm::Tags;
 use refpage::{Config, Engine, Pages, Pattern, Region, RunWindow, Runs, Service, probe_channel};
 
 const PATTERN: u8 = 0xAA;
-const MIB: usize = 1 << 20;
+/// What the tests have room for, in OS pages of any size.
+const PAGES: usize = 16384;
 
 /// The whole Region is one run.
 #[derive(Debug, Default)]
@@ -28,16 +31,24 @@ struct Fixture {
 
 impl Fixture {
     fn new(service: Service) -> Self {
-        Self::with_region(service, 64 * MIB)
+        Self::with_region(service, PAGES * refpage::sys::vm::page_size())
     }
 
     fn with_region(service: Service, len: usize) -> Self {
+        Self::over(service, Region::reserve(len, 2 << 20).expect("address space"))
+    }
+
+    fn with_tags(service: Service, tags: Tags) -> Self {
+        let len = PAGES * refpage::sys::vm::page_size();
+        Self::over(service, Region::reserve_as(len, 2 << 20, tags).expect("address space"))
+    }
+
+    fn over(service: Service, region: Region) -> Self {
         let run: &'static OneRun = Box::leak(Box::default());
-        let region = Region::reserve(len, 2 * MIB).expect("address space");
         let config = Config {
             service: Some(service),
             pattern: Pattern::byte(PATTERN),
-            pool: 16 * MIB,
+            pool: PAGES / 4 * refpage::sys::vm::page_size(),
             pool_low: 0,
         };
         let engine: &'static Engine =

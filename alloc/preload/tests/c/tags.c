@@ -374,8 +374,9 @@ static void forked(void) {
 
 /* A child of the bare system call: what is present is right, and so is what it allocates. */
 static void cloned(void) {
-    char *small = need(malloc(100)), *block = need(malloc(MIB));
+    char *small = need(malloc(100)), *block = need(malloc(MIB)), *untouched = need(malloc(MIB));
     memset(small, 1, 100);
+    untouched[5000] = 5;
     memset(block, 2, MIB);
     fflush(NULL);
     pid_t child = (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
@@ -383,15 +384,24 @@ static void cloned(void) {
         EXPECT_BYTES(small, 100, 1, "a small block in a cloned child");
         EXPECT_BYTES(block, MIB, 2, "a large block in a cloned child");
         expect_pages_tagged(block, MIB, "in a cloned child");
+        /* Nobody serves it yet. */
+        EXPECT_PATTERN(untouched + 8 * page(), MIB / 2, "in a cloned child");
+        untouched[MIB - 1] = 5;
         free(block);
         char *other = need(malloc(3 * MIB));
         EXPECT_PATTERN(other, 3 * MIB, "in a cloned child");
         expect_pages_tagged(other, 3 * MIB, "in a cloned child");
+        CHECK(untouched[5000] == 5 && untouched[MIB - 1] == 5);
+        EXPECT_PATTERN(untouched + 8 * page(), MIB - 9 * page(), "in a cloned child");
+        expect_pages_tagged(untouched, MIB, "in a cloned child");
+        free(untouched);
         _exit(0);
     }
     expect_child(child, "a cloned child");
     EXPECT_BYTES(block, MIB, 2, "in the parent of a cloned child");
+    EXPECT_PATTERN(untouched + 8 * page(), MIB - 8 * page(), "in the parent of a cloned child");
     free(block);
+    free(untouched);
     free(small);
 }
 
