@@ -233,9 +233,13 @@ run_all() {
     fi
     local mode
     for mode in off async sync; do
-        collect "pdfium-mte-$mode" "./release/pdfium-harness --pdfium lib/libpdfium.so --runs $runs --with glibc --options mte=$mode"
+        collect "pdfium-mte-$mode" "./release/pdfium-harness --pdfium lib/libpdfium.so --runs $runs --with glibc \
+--options mte=$mode --json tmp/pdfium-mte-$mode.json && mv pdfium-harness/pdfium.svg tmp/pdfium-mte-$mode.svg"
     done
 }
+
+# The files that the programs have written.
+fetch() { phone pull "$device_dir/tmp/." "$out" || failures+=(pull); }
 
 push() {
     phone shell "rm -rf $device_dir"
@@ -254,6 +258,7 @@ build
 make_stage
 push
 run_all
+fetch
 [ -n "$keep" ] || phone shell "rm -rf $device_dir"
 if [ -z "$dry" ]; then
     [ ${#failures[@]} -eq 0 ] || fail "failed on the device: ${failures[*]}; see $out"

@@ -118,6 +118,7 @@ recorded "all: with the loader that is pushed" "--dynamic-linker=/data/local/tmp
 recorded "all: doctor" "./release/refpage\ doctor"
 recorded "all: the tags' tests" "./tests/checks"
 recorded "all: the experiment" "--runs\ 3\ --with\ glibc\ --options\ mte=sync"
+recorded "all: figures and plots are fetched" "adb -s phone pull /data/local/tmp/refpage/tmp/."
 recorded "all: cleaned up" "adb -s phone shell rm\ -rf\ /data/local/tmp/refpage"
 cp "$work/pushed" "$RECORD"
 for file in release/librefpage.so lib/libpdfium.so lib/ld-linux-aarch64.so.1 tests/ranges; do

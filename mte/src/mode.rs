@@ -75,7 +75,8 @@ pub fn mode() -> Option<Mode> {
 /// Has the calling thread, and those that it makes from now on, check tags: the kernel takes tagged
 /// addresses, and IRG gives all tags but 0. What else the program has set stays as it is.
 ///
-/// Fails with an errno: EINVAL where there are no tags to be had, or what a system call filter says.
+/// Fails with an errno: EINVAL where there are no tags to be had, or no [`Mode::Asymmetric`] yet (before
+/// Linux 5.15); or what a system call filter says.
 pub fn enable(mode: Mode) -> Result<(), i32> {
     #[cfg(target_arch = "aarch64")]
     {

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use crate::instructions;
 use crate::tags::{Tag, TagSet, choose, tag_of};
 
-/// A random tag that is not excluded, and not 0 unless no other is left.
+/// A random tag that is not excluded, and not 0 unless no other is left; 0 also if all are excluded.
 #[inline]
 pub fn random(excluded: TagSet) -> Tag {
     if !crate::AVAILABLE {
