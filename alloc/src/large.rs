@@ -140,7 +140,7 @@ impl Large {
         run.window.open(pages, if zeroed { asked.count } else { 0 }, expected);
         run.size.store(size, Relaxed);
         tags::open_run(memory, head, size);
-        back(memory, head, (held_zeros, fresh), expected);
+        tags::back(memory, head, (held_zeros, fresh), expected);
         if held_zeros != zeroed {
             engine.convert(pages, fresh);
         }
@@ -218,7 +218,7 @@ impl Large {
         // What lies behind the bytes asked for was never handed out.
         let used = memory.engine.region().pages_of(memory.map.address(head) as usize, size);
         if run.window.backed() > 0 {
-            let touched = retire_backed(memory, head, used, fresh);
+            let touched = tags::retire_backed(memory, head, used, fresh);
             if learn && known {
                 self.predictor.learn(slots, fresh, touched.prefix);
             }
@@ -440,9 +440,9 @@ impl Large {
         tags::open_run(memory, to, old_size);
         // What stays missing reads as it did.
         match zero {
-            0 => back(memory, to, (run.zeros.load(Relaxed), Fresh::Content), present),
+            0 => tags::back(memory, to, (run.zeros.load(Relaxed), Fresh::Content), present),
             all if all == src.count => {
-                back(memory, to, (run.zeros.load(Relaxed), Fresh::Zero), present);
+                tags::back(memory, to, (run.zeros.load(Relaxed), Fresh::Zero), present);
             }
             _ => memory.engine.unback_run(&run.window),
         }
@@ -484,39 +484,6 @@ impl Large {
 /// What the present pages of a run hold that nobody uses: zeros, if it came from calloc.
 fn held_by(run: &Run) -> Fresh {
     if run.zeros.load(Relaxed) { Fresh::Zero } else { Fresh::Content }
-}
-
-/// With `cow` and tags: a run that shows a file with its tag shows one with another tag from now on; or
-/// none, if most of it was used.
-fn retire_backed(memory: Memory<'_>, head: usize, used: Pages, fresh: Fresh) -> Touched {
-    let window = &memory.map.run(head).window;
-    let touched = memory.engine.touched(used);
-    if touched.pages * 2 >= used.count {
-        memory.engine.unback_run(window);
-        // What was added behind, when the run grew.
-        memory.engine.refill(used, fresh);
-    } else {
-        memory.engine.back_run(window, used, fresh);
-    }
-    touched
-}
-
-/// With `cow` and tags: a run in hand, of which so many pages will be used, shows a file that has its
-/// tag if they are few, and all of it is missing; else none, and it is filled. It may have held zeros,
-/// and is to hold what is `fresh`.
-fn back(memory: Memory<'_>, head: usize, (zeros, fresh): (bool, Fresh), expected: usize) {
-    let (engine, run) = (memory.engine, memory.map.run(head));
-    if !engine.has_tags() || engine.service() != Service::Cow {
-        return;
-    }
-    let asked = engine.region().pages_of(memory.map.address(head) as usize, run.size.load(Relaxed));
-    let sparse =
-        expected * 2 < asked.count && engine.region().present().count(memory.pages(head)) == 0;
-    if !sparse {
-        engine.unback_run(&run.window);
-    } else if run.window.backed() != asked.count || zeros != (fresh == Fresh::Zero) {
-        engine.back_run(&run.window, asked, fresh);
-    }
 }
 
 /// Before what is present of a run is restored, or handed out after it was: what is swapped out by

@@ -13,9 +13,9 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::{AtomicU8, fence};
 
 use mte::{Granules, Mode, Tag, TagSet, Unchecked};
-use refpage::Content;
 use refpage::sys::report::warn;
 use refpage::sys::vm::Tags;
+use refpage::{Content, Fresh, Pages, Service, Touched};
 
 use crate::cache::Memory;
 use crate::classes;
@@ -183,6 +183,39 @@ fn neighbours(memory: Memory<'_>, head: usize) -> TagSet {
 fn tag_of_slot(memory: Memory<'_>, slot: usize) -> Tag {
     let head = if slot < memory.map.slots() { memory.map.head(slot) } else { None };
     head.map_or(Tag::ZERO, |head| memory.map.run(head).window.tag())
+}
+
+/// With `cow` and tags: a run that shows a file with its tag shows one with another tag from now on; or
+/// none, if most of it was used.
+pub fn retire_backed(memory: Memory<'_>, head: usize, used: Pages, fresh: Fresh) -> Touched {
+    let window = &memory.map.run(head).window;
+    let touched = memory.engine.touched(used);
+    if touched.pages * 2 >= used.count {
+        memory.engine.unback_run(window);
+        // What was added behind, when the run grew.
+        memory.engine.refill(used, fresh);
+    } else {
+        memory.engine.back_run(window, used, fresh);
+    }
+    touched
+}
+
+/// With `cow` and tags: a run in hand, of which so many pages will be used, shows a file that has its
+/// tag if they are few, and all of it is missing; else none, and it is filled. It may have held zeros,
+/// and is to hold what is `fresh`.
+pub fn back(memory: Memory<'_>, head: usize, (zeros, fresh): (bool, Fresh), expected: usize) {
+    let (engine, run) = (memory.engine, memory.map.run(head));
+    if !engine.has_tags() || engine.service() != Service::Cow {
+        return;
+    }
+    let asked = engine.region().pages_of(memory.map.address(head) as usize, run.size.load(Relaxed));
+    let sparse =
+        expected * 2 < asked.count && engine.region().present().count(memory.pages(head)) == 0;
+    if !sparse {
+        engine.unback_run(&run.window);
+    } else if run.window.backed() != asked.count || zeros != (fresh == Fresh::Zero) {
+        engine.back_run(&run.window, asked, fresh);
+    }
 }
 
 /// Ends the process if the pointer to the run at `head`, which somebody frees, is not the one that it has.

@@ -143,6 +143,11 @@ impl Engine {
         shard.deposit(left);
         match moved.stop {
             _ if done > 0 => Some(done),
+            // Not to be noted as missing, which is what is left to the handler.
+            Some(Errno::EXIST) if self.has_tags() && !channel.is_quiet() => {
+                self.found_in_place(channel, pages.prefix(1), fresh);
+                Some(1)
+            }
             Some(Errno::EXIST) => {
                 // If it is not there all the same, as behind a marker that only COPY replaces, who
                 // waits for it would be woken in vain for ever.

@@ -173,7 +173,11 @@ impl Engine {
     /// The same for those behind the first `count`.
     pub fn shorten_backed(&self, run: &RunWindow, count: usize) {
         let backed = run.pages().prefix(run.backed());
+        if backed.count == 0 {
+            return;
+        }
         let behind = backed.skip(count);
+        self.retag_end(run, backed.prefix(count));
         if behind.count > 0 {
             self.make_anonymous(behind);
             run.set_backed(backed.count - behind.count, run.pieces());
