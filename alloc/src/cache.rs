@@ -161,7 +161,7 @@ impl RunCache {
         if bin_of(all) == bin_of(slots) || kept >= all {
             return;
         }
-        memory.engine.unback_run(&run.window);
+        memory.engine.unback_run(&run.window, run.holds());
         let (rest, zeros) = (head + kept, run.zeros.load(Relaxed));
         let other = memory.map.run(rest);
         run.slots.store(kept as u32, Relaxed);
@@ -242,7 +242,7 @@ impl RunCache {
     fn empty(&self, memory: Memory<'_>, head: usize, to: Destination) {
         let run = memory.map.run(head);
         let span = run.was_span.load(Relaxed);
-        memory.engine.unback_run(&run.window);
+        memory.engine.unback_run(&run.window, run.holds());
         let all = memory.pages(head);
         // A span's last page stays: the arena's word is on it.
         let pages = if span { all.prefix(all.count - 1) } else { all };

@@ -56,6 +56,11 @@ pub fn settled(heap: &Heap) {
     heap.fork_word.set(SETTLED);
 }
 
+/// Whether this process has all that it needs.
+pub fn is_settled(heap: &Heap) -> bool {
+    heap.fork_word.get() == SETTLED
+}
+
 /// To be called on the slow paths, before the engine is asked for anything: a child that has not
 /// settled does so.
 #[inline]

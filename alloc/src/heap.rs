@@ -156,9 +156,9 @@ fn allocate_slow(size: usize, align: usize, zeroed: bool) -> *mut u8 {
 #[inline]
 pub unsafe fn deallocate(ptr: *mut u8) {
     let address = tags::address(ptr);
-    let Some(heap) = start::try_heap() else { misuse::not_a_block(address) };
+    let Some(heap) = start::try_heap() else { misuse::not_a_block(ptr) };
     if !heap.engine.region().contains(address) {
-        misuse::not_a_block(address);
+        misuse::not_a_block(ptr);
     }
     let state = heap.map.state(address);
     let live = state.load(Relaxed);
@@ -196,7 +196,7 @@ fn deallocate_large(heap: &'static Heap, ptr: *mut u8) {
     if address.is_multiple_of(GRANULE) {
         heap.large.free(heap.memory(), ptr);
     } else {
-        misuse::bad_free(&heap.map, address);
+        misuse::bad_free(&heap.map, ptr);
     }
 }
 
@@ -246,10 +246,10 @@ pub unsafe fn reallocate(ptr: *mut u8, new_size: usize) -> *mut u8 {
 pub unsafe fn usable_size(ptr: *const u8) -> usize {
     let address = tags::address(ptr);
     let Some(heap) = start::try_heap().filter(|h| h.engine.region().contains(address)) else {
-        misuse::not_a_block(address)
+        misuse::not_a_block(ptr)
     };
     match heap.map.state(address).load(Relaxed) {
-        _ if !address.is_multiple_of(GRANULE) => misuse::bad_free(&heap.map, address),
+        _ if !address.is_multiple_of(GRANULE) => misuse::bad_free(&heap.map, ptr),
         0 => heap.large.usable_size(heap.memory(), ptr),
         live => {
             let class = usize::from(live) - 1;

@@ -201,7 +201,7 @@ impl Large {
                 memory.engine.let_handler_finish(memory.pages(head));
                 head
             }
-            _ => misuse::bad_free(memory.map, address),
+            _ => misuse::bad_free(memory.map, pointer),
         }
     }
 
@@ -213,7 +213,7 @@ impl Large {
         let slots = run.slots.load(Relaxed) as usize;
         let known = unseen::learn(memory, head);
         let size = run.size.load(Relaxed);
-        let fresh = held_by(run);
+        let fresh = run.holds();
         tags::retire_run(memory, head, size);
         // What lies behind the bytes asked for was never handed out.
         let used = memory.engine.region().pages_of(memory.map.address(head) as usize, size);
@@ -298,7 +298,7 @@ impl Large {
                 tags::check_run(memory, head, pointer);
                 memory.map.run(head).size.load(Relaxed)
             }
-            _ => misuse::bad_free(memory.map, address),
+            _ => misuse::bad_free(memory.map, pointer),
         }
     }
 
@@ -377,7 +377,7 @@ impl Large {
         let zero = run.window.zero_pages();
         // A run that grows holds the content behind its old end, except where a page came as
         // zeros; one that shrinks holds what the program left there.
-        memory.engine.shorten_backed(&run.window, kept.count);
+        memory.engine.shorten_backed(&run.window, kept.count, run.holds());
         let shrinks = new < old && region.present().get(kept.end() - 1);
         if zero > 0 || shrinks {
             restore_page_from(memory, base + new.min(old));
@@ -386,7 +386,7 @@ impl Large {
         if new < old {
             let tail = Pages::span(kept.end(), region.pages_of(base, old).end());
             drop_swapped(memory, run, tail);
-            memory.engine.refill(tail, held_by(run));
+            memory.engine.refill(tail, run.holds());
             if tail.count > kept.count {
                 give_up(memory, run, tail);
             }
@@ -444,7 +444,7 @@ impl Large {
             all if all == src.count => {
                 tags::back(memory, to, (run.zeros.load(Relaxed), Fresh::Zero), present);
             }
-            _ => memory.engine.unback_run(&run.window),
+            _ => memory.engine.unback_run(&run.window, run.holds()),
         }
         // Of fresh slots too: what could not be dropped there may be zeros.
         if run.zeros.swap(false, Relaxed) || !recycled {
@@ -481,11 +481,6 @@ impl Large {
     }
 }
 
-/// What the present pages of a run hold that nobody uses: zeros, if it came from calloc.
-fn held_by(run: &Run) -> Fresh {
-    if run.zeros.load(Relaxed) { Fresh::Zero } else { Fresh::Content }
-}
-
 /// Before what is present of a run is restored, or handed out after it was: what is swapped out by
 /// then is not worth being read back.
 fn drop_swapped(memory: Memory<'_>, run: &Run, pages: Pages) {
@@ -496,7 +491,7 @@ fn drop_swapped(memory: Memory<'_>, run: &Run, pages: Pages) {
 
 /// Gives up pages of a run: to the pool only what holds the content.
 fn give_up(memory: Memory<'_>, run: &Run, pages: Pages) {
-    match held_by(run) {
+    match run.holds() {
         Fresh::Content => memory.engine.release(pages),
         Fresh::Zero => memory.engine.drop_pages(pages),
     }

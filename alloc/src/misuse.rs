@@ -6,54 +6,54 @@ use mte::Tag;
 use refpage::sys::report::die;
 
 use crate::page_map::{Kind, PageMap};
+use crate::tags;
 
-/// Ends the process because of a `free` or `realloc` of `address`, which is no live allocation;
-/// the map tells what it is instead.
+/// Ends the process because of a `free` or `realloc` of `pointer`, which is to no live allocation;
+/// the map tells what it is to instead.
 #[cold]
-pub fn bad_free(map: &PageMap, address: usize) -> ! {
-    let Some(head) = map.head(map.slot_at(address)) else { not_a_block(address) };
+pub fn bad_free(map: &PageMap, pointer: *const u8) -> ! {
+    let address = tags::address(pointer);
+    let Some(head) = map.head(map.slot_at(address)) else { not_a_block(pointer) };
     let run = map.run(head);
     let offset = address.wrapping_sub(map.address(head) as usize);
     match run.kind() {
         Kind::Span | Kind::EmptySpan | Kind::BareSpan => {
             let size = crate::classes::size(usize::from(run.class.load(Relaxed)));
             if offset.is_multiple_of(size) && offset / size < run.opened.load(Relaxed) as usize {
-                die(format_args!("double free of {address:#x}, a block of {size} bytes"));
+                die(format_args!("double free of {pointer:p}, a block of {size} bytes"));
             }
             die(format_args!(
-                "invalid free of {address:#x}, byte {} of a block of {size} bytes",
+                "invalid free of {pointer:p}, byte {} of a block of {size} bytes",
                 offset % size
             ));
         }
         Kind::Cached | Kind::Moving if offset == 0 => {
-            die(format_args!("double free of {address:#x}, a large allocation"))
+            die(format_args!("double free of {pointer:p}, a large allocation"))
         }
         Kind::Large => die(format_args!(
-            "invalid free of {address:#x}, byte {offset} of an allocation of {} bytes",
+            "invalid free of {pointer:p}, byte {offset} of an allocation of {} bytes",
             run.size.load(Relaxed)
         )),
         Kind::Free | Kind::None if offset == 0 => {
-            die(format_args!("double free of {address:#x}, a large allocation given back"))
+            die(format_args!("double free of {pointer:p}, a large allocation given back"))
         }
-        _ => not_a_block(address),
+        _ => not_a_block(pointer),
     }
 }
 
 /// Ends the process because of a `free` or `realloc` of a pointer whose tag is not that of the block it
 /// points to.
 #[cold]
-pub fn wrong_tag(pointer: usize, tag: Tag, size: usize) -> ! {
+pub fn wrong_tag(pointer: *const u8, tag: Tag, size: usize) -> ! {
     die(format_args!(
-        "invalid free of {:#x}, a block of {size} bytes with tag {}, by a pointer with tag {}: it was \
+        "invalid free of {pointer:p}, whose tag is not the {} of the block of {size} bytes there: it was \
          freed before, or the pointer is forged",
-        mte::untag(pointer as u64),
         tag.get(),
-        mte::tag_of(pointer as u64).get(),
     ))
 }
 
 /// Ends the process because of a `free` or `realloc` of an address outside every heap.
 #[cold]
-pub fn not_a_block(address: usize) -> ! {
-    die(format_args!("invalid free of {address:#x}, which malloc never returned"))
+pub fn not_a_block(pointer: *const u8) -> ! {
+    die(format_args!("invalid free of {pointer:p}, which malloc never returned"))
 }

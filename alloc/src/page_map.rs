@@ -15,7 +15,7 @@ use core::sync::atomic::{
 };
 
 use refpage::sys::vm;
-use refpage::{Pages, Region, RunWindow};
+use refpage::{Fresh, Pages, Region, RunWindow};
 use rustix::io::Result;
 
 use crate::classes::GRANULE;
@@ -119,6 +119,11 @@ impl Run {
         self.saved.store(0, Relaxed);
         self.asked.store(0, Relaxed);
         self.window.set_tag(self.window.tag(), 0);
+    }
+
+    /// What its present pages hold that nobody uses: zeros, if it came from calloc.
+    pub fn holds(&self) -> Fresh {
+        if self.zeros.load(Relaxed) { Fresh::Zero } else { Fresh::Content }
     }
 
     /// Its state.

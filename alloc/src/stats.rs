@@ -4,6 +4,7 @@ use core::fmt::{self, Write};
 
 use refpage::sys::descriptor::{Descriptor, OUT_OF_THE_WAY};
 use refpage::sys::errno::name;
+use refpage::sys::maps;
 use refpage::sys::number::Number;
 use refpage::sys::report::{self, Line};
 use refpage::{Cause, Histogram};
@@ -305,31 +306,12 @@ fn write_file(heap: &Heap, path: &PathText) -> Result<()> {
 
 /// Lines of /proc/self/maps that overlap the Region.
 fn count_vmas(region: &refpage::Region) -> usize {
-    let Ok(maps) = Descriptor::open(c"/proc/self/maps", OFlags::RDONLY) else { return 0 };
+    let (from, to) = (region.base(), region.base() + region.len());
     let mut count = 0;
-    let (mut start, mut value, mut fields) = (0usize, 0usize, 0);
-    let mut buffer = [0u8; 1024];
-    loop {
-        let read = rustix::io::read(&maps, &mut buffer).unwrap_or(0);
-        if read == 0 {
-            return count;
-        }
-        for &byte in buffer.get(..read).unwrap_or_default() {
-            match (byte, fields) {
-                (b'\n', _) => (value, fields) = (0, 0),
-                (b'-', 0) => (start, value, fields) = (value, 0, 1),
-                (b' ', 1) => {
-                    let (from, to) = (region.base(), region.base() + region.len());
-                    count += usize::from(start < to && value > from);
-                    fields = 2;
-                }
-                (digit, 0 | 1) => {
-                    value = value << 4 | (digit as char).to_digit(16).unwrap_or(0) as usize;
-                }
-                _ => {}
-            }
-        }
-    }
+    let told = maps::each(|mapping| {
+        count += usize::from(mapping.start < to && mapping.end > from);
+    });
+    told.map_or(0, |()| count)
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use refpage::Fresh;
 use refpage::sys::report::warn;
 
 use crate::classes;
-use crate::fork::Inside;
+use crate::fork::{self, Inside};
 use crate::heap::Heap;
 use crate::page_map::Kind;
 use crate::start;
@@ -94,12 +94,18 @@ fn put_right(heap: &Heap, pointer: usize) -> bool {
         return false;
     };
     let run = heap.map.run(head);
-    // SAFETY: the access came as far as to its tag.
-    let untagged = unsafe { mte::tag_at(address as *const u8) } == Tag::ZERO;
-    let is_its_own =
-        run.kind() == Kind::Large && run.window.tag() == tag && address < run.window.tagged_end();
-    if !untagged || !is_its_own {
+    let owned = run.kind() == Kind::Large && run.window.tag() == tag;
+    if !owned || address >= run.window.tagged_end() {
         return false;
+    }
+    // It may be about to get its tag.
+    while fork::is_settled(heap) && !heap.engine.is_handler_idle() {
+        rustix::thread::sched_yield();
+    }
+    // SAFETY: the access came as far as to the memory's tag.
+    let found = unsafe { mte::tag_at(address as *const u8) };
+    if found != Tag::ZERO {
+        return found == tag;
     }
     let page = region.pages_of(address, 1);
     let zeros = page.first - run.window.pages().first < run.window.zero_pages();

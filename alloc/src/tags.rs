@@ -191,7 +191,7 @@ pub fn retire_backed(memory: Memory<'_>, head: usize, used: Pages, fresh: Fresh)
     let window = &memory.map.run(head).window;
     let touched = memory.engine.touched(used);
     if touched.pages * 2 >= used.count {
-        memory.engine.unback_run(window);
+        memory.engine.unback_run(window, fresh);
         // What was added behind, when the run grew.
         memory.engine.refill(used, fresh);
     } else {
@@ -212,7 +212,7 @@ pub fn back(memory: Memory<'_>, head: usize, (zeros, fresh): (bool, Fresh), expe
     let sparse =
         expected * 2 < asked.count && engine.region().present().count(memory.pages(head)) == 0;
     if !sparse {
-        engine.unback_run(&run.window);
+        engine.unback_run(&run.window, if zeros { Fresh::Zero } else { Fresh::Content });
     } else if run.window.backed() != asked.count || zeros != (fresh == Fresh::Zero) {
         engine.back_run(&run.window, asked, fresh);
     }
@@ -222,7 +222,7 @@ pub fn back(memory: Memory<'_>, head: usize, (zeros, fresh): (bool, Fresh), expe
 pub fn check_run(memory: Memory<'_>, head: usize, pointer: *const u8) {
     let run = memory.map.run(head);
     if on() && mte::tag_of(pointer as u64) != run.window.tag() {
-        misuse::wrong_tag(pointer as usize, run.window.tag(), run.size.load(Relaxed));
+        misuse::wrong_tag(pointer, run.window.tag(), run.size.load(Relaxed));
     }
 }
 
@@ -233,7 +233,7 @@ pub fn check_block(pointer: *const u8, class: usize) {
         // SAFETY: a block in use is present.
         let tag = unsafe { mte::tag_at(pointer) };
         if mte::tag_of(pointer as u64) != tag {
-            misuse::wrong_tag(pointer as usize, tag, classes::size(class));
+            misuse::wrong_tag(pointer, tag, classes::size(class));
         }
     }
 }

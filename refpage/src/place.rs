@@ -199,7 +199,15 @@ impl Engine {
             let dst = self.region().address(rest.first);
             let len = (rest.count << shift).min(most);
             let Progress { done, stop } = match made {
-                Some((tray, _)) => self.make_in(channel, rest.prefix(len >> shift), tray, fresh),
+                Some((tray, _)) => {
+                    let pages = rest.prefix(len >> shift);
+                    match self.make_in(channel, pages, tray, fresh) {
+                        Progress { stop: Some(Errno::INVAL), done: 0 } => {
+                            self.copy_and_tag(channel, pages.prefix(1), source)
+                        }
+                        progress => progress,
+                    }
+                }
                 None => channel.copy(dst, source, len),
             };
             count.add(done >> shift);

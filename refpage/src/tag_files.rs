@@ -130,10 +130,10 @@ impl TagFiles {
 /// With `cow` and tags.
 impl Engine {
     /// Has `pages`, the first ones of a run, show its tag while they are missing: all of them are
-    /// missing then. False if they do not, because there are too many mappings; then they are as they
-    /// were, or missing and anonymous.
+    /// missing then. False if they do not, because there are too many mappings; then they are as after
+    /// [`unback_run`](Self::unback_run).
     pub fn back_run(&self, run: &RunWindow, pages: Pages, fresh: Fresh) -> bool {
-        self.unback_run(run);
+        self.unback_run(run, fresh);
         let start = self.region().address(pages.first);
         let len = pages.count << self.region().page_shift();
         if self.tag_files.pieces() + len.div_ceil(LONGEST)
@@ -155,23 +155,24 @@ impl Engine {
             Err(_) => {
                 self.note(Cause::PieceRefused);
                 self.counters().unbacked.add(pages.count);
-                self.make_anonymous(pages);
+                self.make_anonymous(pages, fresh);
                 false
             }
         }
     }
 
-    /// The pages of a run that show a file become anonymous memory, and are missing.
-    pub fn unback_run(&self, run: &RunWindow) {
+    /// The pages of a run that show a file become anonymous memory, and are missing; if that cannot be,
+    /// they are present, and hold what is `fresh`.
+    pub fn unback_run(&self, run: &RunWindow, fresh: Fresh) {
         if run.backed() > 0 {
-            self.make_anonymous(run.pages().prefix(run.backed()));
+            self.make_anonymous(run.pages().prefix(run.backed()), fresh);
             self.tag_files.pieces.fetch_sub(run.pieces(), Ordering::Relaxed);
             run.set_backed(0, 0);
         }
     }
 
     /// The same for those behind the first `count`.
-    pub fn shorten_backed(&self, run: &RunWindow, count: usize) {
+    pub fn shorten_backed(&self, run: &RunWindow, count: usize, fresh: Fresh) {
         let backed = run.pages().prefix(run.backed());
         if backed.count == 0 {
             return;
@@ -179,21 +180,22 @@ impl Engine {
         let behind = backed.skip(count);
         self.retag_end(run, backed.prefix(count));
         if behind.count > 0 {
-            self.make_anonymous(behind);
+            self.make_anonymous(behind, fresh);
             run.set_backed(backed.count - behind.count, run.pieces());
         }
     }
 
-    fn make_anonymous(&self, pages: Pages) {
+    fn make_anonymous(&self, pages: Pages, fresh: Fresh) {
         let start = self.region().address(pages.first);
         let len = pages.count << self.region().page_shift();
         // SAFETY: the caller's pages, which it gives up.
-        if unsafe { vm::map_anonymous_over(start, len, self.region().tags()) }.is_err() {
-            // Mappings may be too many to divide one. What stays is overwritten before it is used.
-            self.note(Cause::PieceRefused);
-            return self.note_present(pages);
+        if unsafe { vm::map_anonymous_over(start, len, self.region().tags()) }.is_ok() {
+            return self.forget_mapped(pages);
         }
-        self.forget_mapped(pages);
+        // Too many mappings to divide one, or a limit that was set since: what is there is overwritten.
+        self.note(Cause::PieceRefused);
+        self.note_present(pages);
+        self.fill_pages(pages, self.value_of(fresh));
     }
 
     /// What was mapped over is missing.

@@ -13,11 +13,15 @@
 //! In memory without tags, and on any processor that has none, all of this is nothing.
 
 use mte::{Granules, Tag};
+use rustix::io::Errno;
+use rustix::mm::MprotectFlags;
 
 use crate::bits::Pages;
 use crate::content::Content;
 use crate::engine::Engine;
-use crate::sys::vm::Tags;
+use crate::sys::maps;
+use crate::sys::uffd::{Channel, Progress};
+use crate::sys::vm::{self, Tags};
 
 impl Engine {
     /// Whether the Region's memory carries tags.
@@ -62,6 +66,40 @@ impl Engine {
                 unsafe { self.tag(stretch, self.region().address(stretch.first)) }
             }
         }
+    }
+
+    /// Puts a page in place where the program has locked or protected memory, to which none can be moved:
+    /// copied, and tagged there. In between it carries 0; who sees that waits for the handler, whose
+    /// business this is.
+    pub(crate) fn copy_and_tag(
+        &self,
+        channel: Channel,
+        page: Pages,
+        source: *const u8,
+    ) -> Progress {
+        let (start, len) = (self.region().address(page.first), 1 << self.region().page_shift());
+        let writable = MprotectFlags::READ | MprotectFlags::WRITE;
+        let Some(access) = maps::access_at(start as usize) else {
+            return Progress { done: 0, stop: Some(Errno::INVAL) };
+        };
+        let protected = !access.contains(writable);
+        let protect = |access: MprotectFlags| {
+            // SAFETY: a page of the Region that is about to be served; the program's own access to it is
+            // put back.
+            unsafe { vm::protect(start, len, access, Tags::With) }
+        };
+        if protected && let Err(errno) = protect(writable) {
+            return Progress { done: 0, stop: Some(errno) };
+        }
+        let progress = channel.copy(start, source, len);
+        if progress.done == len {
+            // SAFETY: the page is in place, and nobody else's before it is tagged.
+            unsafe { self.tag(page, start) };
+        }
+        if protected && let Err(errno) = protect(access) {
+            return Progress { done: 0, stop: Some(errno) };
+        }
+        progress
     }
 
     /// Calls `set` for the granules of `pages` that carry their run's tag, and for those that carry none.

@@ -10,6 +10,7 @@ pub mod errno;
 #[cfg(feature = "inject")]
 pub mod inject;
 pub mod lock;
+pub mod maps;
 pub mod number;
 pub mod pagemap;
 pub mod report;

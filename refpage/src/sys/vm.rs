@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fd::BorrowedFd;
 use rustix::io::{Errno, Result};
-use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 
 use crate::sys::descriptor::Descriptor;
 
@@ -114,9 +114,22 @@ pub unsafe fn make_writable_as(start: *mut u8, len: usize, tags: Tags) -> Result
     }
     let first = start as usize / page_size() * page_size();
     let end = (start as usize + len).next_multiple_of(page_size());
-    let writable = rustix::mm::MprotectFlags::from_bits_retain(tags.writable().bits());
+    let writable = MprotectFlags::READ | MprotectFlags::WRITE;
     // SAFETY: the caller's promise; nothing becomes less accessible than it was.
-    unsafe { rustix::mm::mprotect(first as *mut c_void, end - first, writable) }
+    unsafe { protect(first as *mut u8, end - first, writable, tags) }
+}
+
+/// Says what may be done with whole pages, which keep their tags.
+///
+/// # Errors
+/// What mprotect said.
+///
+/// # Safety
+/// The range lies in a mapping of ours, and nobody goes on with it that the access refuses.
+pub unsafe fn protect(start: *mut u8, len: usize, access: MprotectFlags, tags: Tags) -> Result<()> {
+    let access = access | MprotectFlags::from_bits_retain(tags.bits());
+    // SAFETY: the caller's promise.
+    unsafe { rustix::mm::mprotect(start.cast(), len, access) }
 }
 
 /// Whether private writable memory counts in full against a limit before it is touched: under

@@ -141,9 +141,9 @@ fn a_file_shows_the_tag() {
     tag(&f, OTHER, 20);
     assert!(f.engine.back_run(window, first(10), Fresh::Zero));
     assert_tagged(&f, first(10), 0, OTHER);
-    f.engine.shorten_backed(window, 4);
+    f.engine.shorten_backed(window, 4, Fresh::Zero);
     assert!(!f.engine.is_backed(4));
-    f.engine.unback_run(window);
+    f.engine.unback_run(window, Fresh::Zero);
     assert_eq!((window.backed(), f.engine.pieces()), (0, 0));
     // Anonymous again, and missing.
     tag(&f, 0, 0);
