@@ -162,8 +162,8 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let Some(toolchain) = toolchain.filter(|_| !on_host.is_empty() || !kernels.is_empty()) {
         let built = suites::build(&toolchain, &scratch.path)?;
         let plan = |wish: &&&Wish| {
-            let (skip, quick, limit) = (&arguments.skip, arguments.quick, arguments.limit);
-            built.plan(&Choice { tests: &wish.tests, skip, quick, limit })
+            let (quick, limit) = (arguments.quick, arguments.limit);
+            built.plan(&Choice { tests: &wish.tests, skip: &wish.skip, quick, limit })
         };
         let had = |wish: &&&Wish| kernels.contains_key(&wish.kernel);
         let in_guests: Vec<_> = in_guests.iter().filter(had).collect();
@@ -199,7 +199,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     print!("{}", results::report(&rows));
     if arguments.quick {
-        println!("left out, to be quick: {}, and all patterns but one", suites::SLOW.join(", "));
+        print!("{}", rounds::left_out(arguments));
     }
     if let Some(file) = &arguments.json {
         let json = serde_json::to_vec_pretty(&rows)?;
