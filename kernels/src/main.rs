@@ -3,10 +3,13 @@
 //! ```text
 //!     cargo run --release -p refpage-kernels                    all kernels, both users
 //!     cargo run --release -p refpage-kernels -- --kernel 6.1 --user 65534 --test fork
+//!     cargo run --release -p refpage-kernels -- --arch aarch64 --mte off --kernel newest-16k
 //! ```
 //!
 //! - **kernel**: one of Debian's for virtual machines, downloaded and taken apart, never installed; or this machine's,
 //!   on which the tests are run as they are in a guest, without one.
+//! - **architecture**: this machine's, or another one, for which the tests are built by a compiler from the archive and
+//!   listed by qemu's emulation of a process; both are downloaded and taken apart, too.
 //! - **guest**: a qemu machine that runs one kernel and, as one user, every test. Nothing is shared with the host:
 //!   its files are an initramfs in which all that is needed lies where it lies here.
 //! - **suite**: a test binary. Each of its tests runs in a process of its own, so that one that kills its process
@@ -14,7 +17,9 @@
 //! - **event**: a line of JSON that the guest writes to its second serial port; the kernel has the first.
 //!
 //! ```text
-//!     main ─▶ fetch      a kernel from the package archive
+//!     main ─▶ rounds     what is asked for
+//!       ├───▶ fetch      a kernel from the package archive ─▶ apt
+//!       ├───▶ toolchain  what builds for another architecture ─▶ apt
 //!       ├───▶ suites     the test binaries and what they need ─▶ initramfs
 //!       ├───▶ boot ─▶ [qemu: kernel ─▶ guest ─▶ runner ─▶ test, test, …]   events come back
 //!       │       └───▶ runner ─▶ test, test, …                              on this machine
