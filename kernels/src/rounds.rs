@@ -138,3 +138,46 @@ fn is_composed(arguments: &Arguments) -> bool {
 fn owned(names: &[&str]) -> Vec<String> {
     names.iter().copied().map(String::from).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::arch::Arch;
+
+    fn asked(line: &str) -> Vec<(String, bool, u32, usize)> {
+        let arguments = Arguments::try_parse_from(line.split(' ')).expect("a command line");
+        let wishes = wishes(&arguments).into_iter();
+        wishes.map(|wish| (wish.kernel, wish.tags, wish.user, wish.tests.len())).collect()
+    }
+
+    #[test]
+    fn every_kernel_is_run_as_every_user_with_and_without_tags() {
+        let line = "it --arch aarch64 --kernel 6.1 --mte on --mte off --user 1 --user 2 --test a";
+        let expected = [(true, 1), (true, 2), (false, 1), (false, 2)];
+        assert_eq!(asked(line), expected.map(|(tags, user)| ("6.1".into(), tags, user, 1)));
+    }
+
+    #[test]
+    fn what_is_not_named_is_all_of_it() {
+        for arch in ["x86_64", "aarch64"] {
+            let arch = Arch::named(arch).expect("its name");
+            let found = asked(&format!("it --arch {}", arch.name));
+            let own = usize::from(!arch.is_foreign());
+            assert_eq!(found.len(), 2 * (arch.kernels.len() + own));
+            assert!(found.iter().all(|(kernel, tags, ..)| kernel == HOST || *tags == arch.tags));
+        }
+    }
+
+    #[test]
+    fn a_quick_run_of_another_architecture_is_composed_unless_something_is_named() {
+        let foreign = ["x86_64", "aarch64"].map(|name| Arch::named(name).expect("its name"));
+        let foreign = foreign.iter().find(|arch| arch.is_foreign()).expect("one is");
+        let line = format!("it --arch {} --quick", foreign.name);
+        assert_eq!(asked(&line).len(), QUICK.len());
+        assert_eq!(asked(&format!("{line} --user 0")).len(), foreign.kernels.len());
+        let own = format!("it --arch {} --quick", Arch::own().name);
+        assert_eq!(asked(&own).len(), 2 * (Arch::own().kernels.len() + 1));
+    }
+}
