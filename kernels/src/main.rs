@@ -160,8 +160,14 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     let scratch = Scratch::new(&directory, arguments.keep)?;
     let mut rows = Vec::new();
     let wishes = rounds::wishes(arguments);
-    let (on_host, in_guests): (Vec<_>, Vec<_>) =
+    let (mut on_host, in_guests): (Vec<_>, Vec<_>) =
         wishes.iter().partition(|wish| wish.kernel == HOST);
+    if arch.is_foreign() {
+        for wish in on_host.drain(..) {
+            let reason = format!("this machine is {}", Arch::own().name);
+            rows.push(Row::not_done(HOST, arch.name, Some(wish.user), reason));
+        }
+    }
     let (kernels, toolchain) = needs(arguments, &in_guests, &target, &mut rows);
 
     if let Some(toolchain) = toolchain.filter(|_| !on_host.is_empty() || !kernels.is_empty()) {

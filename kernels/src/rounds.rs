@@ -33,15 +33,22 @@ struct Quick {
 }
 
 /// The rounds of a quick run on an emulated Arm machine: the longest comes first.
-const QUICK: [Quick; 4] = [
-    // All suites, but for settings of the kernel's, which are no different on Arm, and of each kind of process but what
-    // fork does.
+const QUICK: [Quick; 5] = [
+    // All suites, but for those of the next round, and of what is no different on Arm.
     Quick {
         kernel: "6.12",
         tags: true,
         user: 0,
         tests: &[],
-        skip: &["strict::", "second_rung::", "kernel::", "traces::", "::eager", "process::"],
+        skip: &[
+            "strict::",
+            "second_rung::",
+            "kernel::",
+            "traces::",
+            "::eager",
+            "misuse::",
+            "process::",
+        ],
     },
     Quick {
         kernel: "newest-16k",
@@ -59,13 +66,21 @@ const QUICK: [Quick; 4] = [
             "::memset",
         ],
     },
+    // What children find of their parent's memory, and what ends a program.
+    Quick {
+        kernel: "6.12",
+        tags: true,
+        user: 0,
+        tests: &["process::fork", "process::a_vforked", "process::system", "misuse::"],
+        skip: &["::memset", "::eager"],
+    },
     // The fallback of a processor without tags.
     Quick {
         kernel: "6.12",
         tags: false,
         user: 0,
-        tests: &["process::fork", "::unit::", "engine::", "model::", "tags::", "recycling::"],
-        skip: &["::memset"],
+        tests: &["process::fork_gives", "::unit::", "engine::", "model::", "tags::", "recycling::"],
+        skip: &["::memset", "::eager"],
     },
     // Pages cannot be moved there.
     Quick {
@@ -73,7 +88,7 @@ const QUICK: [Quick; 4] = [
         tags: true,
         user: 65534,
         tests: &["content::", "engine::", "model::", "tags::"],
-        skip: &["::memset"],
+        skip: &["::memset", "::eager"],
     },
 ];
 
