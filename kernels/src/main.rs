@@ -3,10 +3,13 @@
 //! ```text
 //!     cargo run --release -p refpage-kernels                    all kernels, both users
 //!     cargo run --release -p refpage-kernels -- --kernel 6.1 --user 65534 --test fork
+//!     cargo run --release -p refpage-kernels -- --arch aarch64 --mte off --kernel newest-16k
 //! ```
 //!
 //! - **kernel**: one of Debian's for virtual machines, downloaded and taken apart, never installed; or this machine's,
 //!   on which the tests are run as they are in a guest, without one.
+//! - **architecture**: this machine's, or another one, for which the tests are built by a compiler from the archive and
+//!   listed by qemu's emulation of a process; both are downloaded and taken apart, too.
 //! - **guest**: a qemu machine that runs one kernel and, as one user, every test. Nothing is shared with the host:
 //!   its files are an initramfs in which all that is needed lies where it lies here.
 //! - **suite**: a test binary. Each of its tests runs in a process of its own, so that one that kills its process
@@ -14,7 +17,9 @@
 //! - **event**: a line of JSON that the guest writes to its second serial port; the kernel has the first.
 //!
 //! ```text
-//!     main ─▶ fetch      a kernel from the package archive
+//!     main ─▶ rounds     what is asked for
+//!       ├───▶ fetch      a kernel from the package archive ─▶ apt
+//!       ├───▶ toolchain  what builds for another architecture ─▶ apt
 //!       ├───▶ suites     the test binaries and what they need ─▶ initramfs
 //!       ├───▶ boot ─▶ [qemu: kernel ─▶ guest ─▶ runner ─▶ test, test, …]   events come back
 //!       │       └───▶ runner ─▶ test, test, …                              on this machine
@@ -155,15 +160,21 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     let scratch = Scratch::new(&directory, arguments.keep)?;
     let mut rows = Vec::new();
     let wishes = rounds::wishes(arguments);
-    let (on_host, in_guests): (Vec<_>, Vec<_>) =
+    let (mut on_host, in_guests): (Vec<_>, Vec<_>) =
         wishes.iter().partition(|wish| wish.kernel == HOST);
+    if arch.is_foreign() {
+        for wish in on_host.drain(..) {
+            let reason = format!("this machine is {}", Arch::own().name);
+            rows.push(Row::not_done(HOST, arch.name, Some(wish.user), reason));
+        }
+    }
     let (kernels, toolchain) = needs(arguments, &in_guests, &target, &mut rows);
 
     if let Some(toolchain) = toolchain.filter(|_| !on_host.is_empty() || !kernels.is_empty()) {
         let built = suites::build(&toolchain, &scratch.path)?;
         let plan = |wish: &&&Wish| {
-            let (skip, quick, limit) = (&arguments.skip, arguments.quick, arguments.limit);
-            built.plan(&Choice { tests: &wish.tests, skip, quick, limit })
+            let (quick, limit) = (arguments.quick, arguments.limit);
+            built.plan(&Choice { tests: &wish.tests, skip: &wish.skip, quick, limit })
         };
         let had = |wish: &&&Wish| kernels.contains_key(&wish.kernel);
         let in_guests: Vec<_> = in_guests.iter().filter(had).collect();
@@ -199,7 +210,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     print!("{}", results::report(&rows));
     if arguments.quick {
-        println!("left out, to be quick: {}, and all patterns but one", suites::SLOW.join(", "));
+        print!("{}", rounds::left_out(arguments));
     }
     if let Some(file) = &arguments.json {
         let json = serde_json::to_vec_pretty(&rows)?;
