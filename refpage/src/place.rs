@@ -102,6 +102,14 @@ impl Engine {
                 }
             }
         }
+        if let Some(pool) = pool.filter(|_| self.has_tags() && !channel.is_quiet()) {
+            while rest.count > 0 {
+                match self.make_through(pool, channel, rest, fresh) {
+                    Some(done) => rest = rest.skip(done),
+                    None => break,
+                }
+            }
+        }
         if rest.count > 0 {
             self.put_in(channel, rest, fresh);
         }
@@ -158,6 +166,35 @@ impl Engine {
         }
     }
 
+    /// Makes pages in holes of the pool, which are this thread's for that time, and moves them to the start
+    /// of `pages`: how many are settled, none if there are no holes or nothing will be moved.
+    fn make_through(
+        &self,
+        pool: &Pool,
+        channel: Channel,
+        pages: Pages,
+        fresh: Fresh,
+    ) -> Option<usize> {
+        let (shard, holes) = pool.take_holes(pages.count)?;
+        let made =
+            self.make_in(channel, pages.prefix(holes.count), shard.address(holes.first), fresh);
+        let done = (made.done >> self.region().page_shift()).min(holes.count);
+        shard.vacate(holes);
+        let count = match fresh {
+            Fresh::Content => &self.counters().copied,
+            Fresh::Zero => &self.counters().zeroed,
+        };
+        count.add(done);
+        match made.stop {
+            _ if done > 0 => Some(done),
+            Some(Errno::EXIST) => {
+                self.found_in_place(channel, pages.prefix(1), fresh);
+                Some(1)
+            }
+            _ => None,
+        }
+    }
+
     /// A page is there that was thought to be missing. Where there is a handler, somebody else put
     /// it in place, and woke whoever waited for it before we came. Where there is none, the program
     /// touched memory that is not its own, and the kernel put zeros there: they are overwritten.
@@ -180,8 +217,8 @@ impl Engine {
             Fresh::Zero => (sources.zero, &self.counters().zeroed),
         };
         let made = if self.has_tags() {
-            // Only the handler has a place to make them in; others need not: these pages are theirs, and
-            // nobody waits for them.
+            // Only the handler has a place of its own to make them in; others need not: these pages are
+            // theirs, and nobody waits for them.
             let pool = self.movable_pool_at(pages.first).filter(|_| channel.is_quiet());
             let Some(tray) = pool.and_then(Pool::tray) else {
                 return self.leave_to_handler(pages, fresh);
@@ -265,10 +302,10 @@ impl Engine {
         }
     }
 
-    /// Makes `pages` in the handler's tray, and moves them from there.
+    /// Makes `pages` in a place of the pool's, and moves them from there: nothing is left there.
     fn make_in(&self, channel: Channel, pages: Pages, tray: *mut u8, fresh: Fresh) -> Progress {
         let len = pages.count << self.region().page_shift();
-        // SAFETY: the tray is this thread's alone.
+        // SAFETY: the place is this thread's alone.
         let moved = unsafe {
             // With an error where there is no memory, and not by a fault.
             match vm::try_populate(tray, len) {
