@@ -24,6 +24,20 @@ const SOURCE: usize = 16 << 10;
 /// How often a page is tried again when the kernel says that it has no memory, or is busy.
 const TRIES: u32 = 1000;
 
+/// How often a page is made anew that will not be moved, before it is copied although it carries tags.
+const MADE: u32 = 8;
+
+/// Whether a page that is to carry tags will not be moved in, after so many tries, though there is none and
+/// there is memory for one.
+fn will_not_move(errno: Errno, tries: u32) -> bool {
+    match errno {
+        Errno::NOMEM | Errno::SRCH => false,
+        Errno::AGAIN | Errno::INTR | Errno::BUSY => tries >= MADE,
+        // INVAL: the program has locked or protected the place. EXIST: a copy tells whether it is there.
+        _ => true,
+    }
+}
+
 /// Pages that COPY reads from: one range of the pattern, one of zeros.
 #[derive(Debug)]
 pub struct Sources {
@@ -238,11 +252,12 @@ impl Engine {
             let Progress { done, stop } = match made {
                 Some((tray, _)) => {
                     let pages = rest.prefix(len >> shift);
-                    match self.make_in(channel, pages, tray, fresh) {
-                        Progress { stop: Some(Errno::INVAL), done: 0 } => {
+                    let moved = self.make_in(channel, pages, tray, fresh);
+                    match moved.stop {
+                        Some(errno) if moved.done == 0 && will_not_move(errno, tries) => {
                             self.copy_and_tag(channel, pages.prefix(1), source)
                         }
-                        progress => progress,
+                        _ => moved,
                     }
                 }
                 None => channel.copy(dst, source, len),
