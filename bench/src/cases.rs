@@ -6,7 +6,7 @@ mod forks;
 mod growth;
 mod sparse;
 mod threads;
-mod touched;
+pub mod touched;
 
 use clap::ValueEnum;
 

@@ -5,6 +5,7 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use serde::de::DeserializeOwned;
 
 use crate::cases::Scale;
 use crate::peers::{Peer, Source};
@@ -15,13 +16,8 @@ const TIMEOUT: u32 = 120;
 
 /// Runs a case under a peer: what it measured, and what it wrote to stderr.
 pub fn measure(case: &str, scale: Scale, peer: &Peer) -> Result<(Measured, String)> {
-    let output = command(case, scale, peer)?.output().context("cannot start a measurement")?;
-    let messages = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    if !output.status.success() {
-        bail!("{}", failure(&output, &messages));
-    }
-    let measured: Measured =
-        serde_json::from_slice(&output.stdout).context("the report is not readable")?;
+    let (measured, messages): (Measured, _) =
+        report(&["work", "--case", case, "--scale", &value(scale)], peer)?;
     if peer.service.is_some() && peer.service != measured.service.as_deref() {
         let taken = measured.service.as_deref().unwrap_or("of a library that is not refpage");
         bail!("refpage took the service {taken}, not {}", peer.name);
@@ -29,11 +25,21 @@ pub fn measure(case: &str, scale: Scale, peer: &Peer) -> Result<(Measured, Strin
     Ok((measured, messages))
 }
 
-fn command(case: &str, scale: Scale, peer: &Peer) -> Result<Command> {
+/// Runs a subcommand of this program under a peer: what it reported, and what it wrote to stderr.
+pub fn report<T: DeserializeOwned>(arguments: &[&str], peer: &Peer) -> Result<(T, String)> {
+    let output = command(arguments, peer)?.output().context("cannot start a measurement")?;
+    let messages = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if !output.status.success() {
+        bail!("{}", failure(&output, &messages));
+    }
+    let report = serde_json::from_slice(&output.stdout).context("the report is not readable")?;
+    Ok((report, messages))
+}
+
+fn command(arguments: &[&str], peer: &Peer) -> Result<Command> {
     let own = std::env::current_exe().context("cannot find this executable")?;
     let mut command = Command::new(own);
-    command.args(["work", "--case", case, "--scale", &value(scale)]);
-    command.args(["--timeout", &TIMEOUT.to_string()]);
+    command.args(arguments).args(["--timeout", &TIMEOUT.to_string()]);
     command.env_remove("LD_PRELOAD").env_remove("REFPAGE_OPTIONS").stdin(Stdio::null());
     match &peer.source {
         Source::Libc => {}

@@ -7,6 +7,8 @@
 //!     cargo run --release -p refpage-bench -- engine --case patch --with glibc --json patch.json
 //! ```
 //!
+//! And, on an emulated Arm machine that counts them, instructions instead of time: see [`instructions`].
+//!
 //! - **case**: a workload, such as "allocate 256 MiB, write to every page".
 //! - **peer**: what provides its memory: an allocator that is preloaded, the C library's own, or a
 //!   **baseline** that maps and fills memory itself.
@@ -24,6 +26,7 @@
 mod cases;
 mod child;
 mod engine;
+mod instructions;
 mod measure;
 mod memory;
 mod peers;
@@ -48,13 +51,20 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Engine(engine::Arguments),
+    Instructions(instructions::Arguments),
     #[command(hide = true)]
     Work(work::Arguments),
+    #[command(hide = true)]
+    Count(instructions::count::Arguments),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Engine(arguments) => engine::run(&arguments),
+        Command::Instructions(arguments) => instructions::run(&arguments),
+        Command::Count(arguments) => {
+            instructions::count::run(&arguments).map(|()| ExitCode::SUCCESS)
+        }
         Command::Work(arguments) => work::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {

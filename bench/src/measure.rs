@@ -78,7 +78,7 @@ fn nanoseconds(time: Duration) -> u64 {
 }
 
 /// CPU time of all threads of this process so far.
-fn process_cpu() -> Duration {
+pub fn process_cpu() -> Duration {
     let mut time = MaybeUninit::<libc::timespec>::zeroed();
     // SAFETY: the pointer is to a live timespec, for which all zeros is a valid value.
     let time = unsafe {
@@ -90,13 +90,17 @@ fn process_cpu() -> Duration {
 }
 
 /// Page faults of this process so far.
-struct Faults {
-    minor: u64,
-    major: u64,
+#[derive(Clone, Copy, Debug)]
+pub struct Faults {
+    /// Those that needed no second try.
+    pub minor: u64,
+    /// Those that did.
+    pub major: u64,
 }
 
 impl Faults {
-    fn now() -> Self {
+    /// Reads them.
+    pub fn now() -> Self {
         let mut usage = MaybeUninit::<libc::rusage>::zeroed();
         // SAFETY: the pointer is to a live rusage, for which all zeros is a valid value.
         let usage = unsafe {

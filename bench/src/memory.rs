@@ -251,6 +251,11 @@ impl<'m> Block<'m> {
         Self { memory, start, len, page: page_bytes(), promise }
     }
 
+    /// The pointer to it.
+    pub fn pointer(&self) -> *const u8 {
+        self.start.as_ptr()
+    }
+
     /// How many pages long it is, the last one perhaps in part.
     pub fn pages(&self) -> usize {
         self.len.div_ceil(self.page)

@@ -86,9 +86,7 @@ const SERVICES: [&str; 5] = [OFF, "memset", "eager", "cow", "lazy"];
 
 /// The allocators of this run: refpage's three, and those of `with`, or all known ones.
 pub fn find(with: &[String], extra_options: &str) -> Result<(Vec<Peer>, Vec<Missing>)> {
-    let library = preloadable(&own_directory()?.join(LIBRARY)).with_context(|| {
-        format!("no usable {LIBRARY} beside this binary: cargo build --release -p refpage-preload")
-    })?;
+    let library = own_library()?;
     let mut peers: Vec<Peer> =
         [OFF, "memset", "refpage"].map(|name| refpage(name, &library, extra_options)).into();
     let mut missing = Vec::new();
@@ -110,8 +108,15 @@ pub fn find(with: &[String], extra_options: &str) -> Result<(Vec<Peer>, Vec<Miss
     Ok((peers, missing))
 }
 
+/// refpage's file.
+pub fn own_library() -> Result<PathBuf> {
+    preloadable(&own_directory()?.join(LIBRARY)).with_context(|| {
+        format!("no usable {LIBRARY} beside this binary: cargo build --release -p refpage-preload")
+    })
+}
+
 /// refpage under the service of that name, or the best.
-fn refpage(name: &str, library: &Path, extra_options: &str) -> Peer {
+pub fn refpage(name: &str, library: &Path, extra_options: &str) -> Peer {
     let service = SERVICES.into_iter().find(|&service| service == name);
     // Behind the extra ones, because the last entry counts: service and pattern are this program's.
     let asked = service.unwrap_or("auto");
@@ -154,17 +159,20 @@ pub fn baseline(baseline: Baseline) -> Result<Peer, Missing> {
     })
 }
 
+/// An allocator that is not refpage.
+fn peer(name: &str, source: Source) -> Peer {
+    Peer { name: name.into(), source, promise: None, environment: Vec::new(), service: None }
+}
+
+/// The C library's malloc.
+pub fn glibc() -> Peer {
+    peer("glibc", Source::Libc)
+}
+
 /// An allocator that is not refpage, by its name or as NAME=PATH; else how to get it.
 fn other(text: &str) -> Result<Result<Peer, String>> {
-    let peer = |name: &str, source| Peer {
-        name: name.into(),
-        source,
-        promise: None,
-        environment: Vec::new(),
-        service: None,
-    };
     if text == "glibc" {
-        return Ok(Ok(peer(text, Source::Libc)));
+        return Ok(Ok(glibc()));
     }
     if let Some((name, path)) = text.split_once('=') {
         return Ok(Ok(peer(name, Source::Preload(preloadable(path.as_ref())?))));

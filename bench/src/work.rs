@@ -21,6 +21,13 @@ pub struct Arguments {
     /// How large
     #[arg(long)]
     scale: Scale,
+    #[command(flatten)]
+    provider: Provider,
+}
+
+/// Where the memory comes from
+#[derive(clap::Args)]
+pub struct Provider {
     /// A baseline instead of malloc
     #[arg(long)]
     baseline: Option<Baseline>,
@@ -33,6 +40,19 @@ pub struct Arguments {
     /// Seconds until this process gives up
     #[arg(long)]
     timeout: u32,
+}
+
+impl Provider {
+    /// The memory, once it is certain that it is what was asked for. From here on the process has its time limit.
+    pub fn memory(&self) -> Result<Box<dyn Memory>> {
+        // SAFETY: alarm only sets a timer, whose signal ends this process.
+        unsafe { libc::alarm(self.timeout) };
+        check_provider(self.library.as_deref())?;
+        Ok(match self.baseline {
+            Some(baseline) => Box::new(Mapped::new(baseline)),
+            None => Box::new(Malloc { promise: self.promise }),
+        })
+    }
 }
 
 /// What the child reports.
@@ -51,15 +71,9 @@ pub struct Measured {
 
 /// Measures, checks and reports.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    // SAFETY: alarm only sets a timer, whose signal ends this process.
-    unsafe { libc::alarm(arguments.timeout) };
-    check_provider(arguments.library.as_deref())?;
+    let memory = arguments.provider.memory()?;
     let case = cases::all(arguments.scale).into_iter().find(|case| case.name == arguments.case);
     let case = case.with_context(|| format!("no case is called {}", arguments.case))?;
-    let memory: Box<dyn Memory> = match arguments.baseline {
-        Some(baseline) => Box::new(Mapped::new(baseline)),
-        None => Box::new(Malloc { promise: arguments.promise }),
-    };
     let Outcome { cost, operations, checked_bytes } = case.work.run(&*memory)?;
     let measured = Measured { cost, operations, checked_bytes, service: service() };
     println!("{}", serde_json::to_string(&measured)?);
@@ -100,9 +114,19 @@ fn provider() -> Option<PathBuf> {
 }
 
 /// The service that refpage took in this process, if it is here.
-fn service() -> Option<String> {
-    let function = symbol(c"refpage_service")?;
-    // SAFETY: refpage.h declares the function so, and its string is constant.
+pub fn service() -> Option<String> {
+    answer(c"refpage_service")
+}
+
+/// How refpage has this process's pointers checked, if it is here.
+pub fn tags() -> Option<String> {
+    answer(c"refpage_tags")
+}
+
+/// What one of refpage's functions says that give a name.
+fn answer(function: &CStr) -> Option<String> {
+    let function = symbol(function)?;
+    // SAFETY: refpage.h declares these functions so, and their strings are constant.
     unsafe {
         let function = transmute::<*mut libc::c_void, extern "C" fn() -> *const c_char>(function);
         Some(CStr::from_ptr(function()).to_string_lossy().into_owned())
