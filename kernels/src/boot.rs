@@ -10,6 +10,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use serde::de::DeserializeOwned;
 
 use crate::arch::Arch;
 use crate::event::{Event, Finished, Plan, Verdict};
@@ -166,7 +167,7 @@ impl Round<'_> {
 
 impl Machine {
     /// It, without a kernel.
-    fn qemu(&self, tags: bool) -> Command {
+    pub fn qemu(&self, tags: bool) -> Command {
         let mut qemu = Command::new(&self.qemu);
         qemu.args(["-accel", "tcg", "-nodefaults", "-no-user-config"]);
         qemu.args(self.arch.machine(tags));
@@ -179,7 +180,7 @@ impl Machine {
     }
 
     /// Says where the kernel's messages and the events go, and what process 1 is told.
-    fn attach(&self, qemu: &mut Command, console: &Path, told: &str) {
+    pub fn attach(&self, qemu: &mut Command, console: &Path, told: &str) {
         // The first port is the kernel's, the second the events'.
         qemu.arg("-serial").arg(format!("file:{}", console.display()));
         qemu.args(["-serial", "stdio"]);
@@ -213,7 +214,7 @@ fn end_with_us(command: &mut Command) {
 }
 
 /// The end of what a guest's kernel had to say.
-fn last_words(console: &Path) -> String {
+pub fn last_words(console: &Path) -> String {
     let console = fs::read(console).unwrap_or_default();
     let console = String::from_utf8_lossy(&console);
     let lines: Vec<_> = console.lines().collect();
@@ -221,7 +222,9 @@ fn last_words(console: &Path) -> String {
 }
 
 /// The events as they come; a line that is none is passed on as it is.
-fn events(lines: ChildStdout) -> Receiver<Result<Event, String>> {
+pub fn events<T: DeserializeOwned + Send + 'static>(
+    lines: ChildStdout,
+) -> Receiver<Result<T, String>> {
     let (send, receive) = mpsc::channel();
     std::thread::spawn(move || {
         for line in BufReader::new(lines).split(b'\n').map_while(Result::ok) {
@@ -236,7 +239,7 @@ fn events(lines: ChildStdout) -> Receiver<Result<Event, String>> {
 }
 
 /// A guest that is done, or lost, has nothing left to lose.
-fn end(qemu: &mut Child) -> Result<()> {
+pub fn end(qemu: &mut Child) -> Result<()> {
     qemu.kill().context("cannot end the guest")?;
     qemu.wait()?;
     Ok(())

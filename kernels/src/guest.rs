@@ -6,9 +6,10 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use serde::Serialize;
 
 use crate::arch::Arch;
-use crate::event::{Event, Plan, plan_file};
+use crate::event::{Plan, plan_file};
 use crate::runner::Runner;
 
 /// Does all that process 1 has to do; never returns if it is process 1.
@@ -16,11 +17,11 @@ pub fn run(user: u32, plan: usize) -> Result<ExitCode> {
     if std::process::id() != 1 {
         bail!("this is for process 1 of a guest alone");
     }
-    let mut events = set_up()?;
+    let events = set_up()?;
     let plan = fs::read(plan_file(plan)).context("a guest has a plan")?;
     let plan: Plan = serde_json::from_slice(&plan)?;
     let runner = Runner { plan: &plan, user, alone: true };
-    runner.run(|event| tell(&mut events, &event))?;
+    runner.run(|event| tell(&events, &event))?;
     // The host ends the machine when it has heard that; process 1 must not end by itself.
     loop {
         std::thread::park();
@@ -28,7 +29,7 @@ pub fn run(user: u32, plan: usize) -> Result<ExitCode> {
 }
 
 /// Mounts file systems and opens the port for events.
-fn set_up() -> Result<File> {
+pub fn set_up() -> Result<File> {
     mount(c"proc", c"/proc", c"")?;
     mount(c"sysfs", c"/sys", c"")?;
     mount(c"devtmpfs", c"/dev", c"")?;
@@ -50,7 +51,8 @@ fn mount(kind: &CStr, place: &CStr, options: &CStr) -> Result<()> {
     }
 }
 
-fn tell(events: &mut File, event: &Event) -> Result<()> {
+/// Tells the host something.
+pub fn tell(mut events: &File, event: &impl Serialize) -> Result<()> {
     let mut line = serde_json::to_vec(event)?;
     line.push(b'\n');
     Ok(events.write_all(&line)?)

@@ -1,5 +1,6 @@
 //! The guest's files: an archive that the kernel unpacks into memory.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -20,14 +21,37 @@ pub fn make(
     plans: &[Plan],
     scratch: &Path,
 ) -> Result<PathBuf> {
-    let root = scratch.join("root");
     let mut programs = vec![built.guest.clone(), built.doctor.clone()];
     programs.extend(built.suites.iter().map(|suite| suite.binary.clone()));
     programs.extend(built.programs.iter().cloned());
+    let numbered = plans.iter().enumerate();
+    let texts = numbered.map(|(number, plan)| Ok((plan_file(number), serde_json::to_vec(plan)?)));
+    let texts = texts.collect::<Result<Vec<_>>>()?;
+    let files = files(toolchain, programs, &built.guest)?;
+    archive(&files, &texts, &built.scratch, scratch)
+}
+
+/// What a guest needs to run these programs, by the place where it is to have it; process 1 is `guest`.
+pub fn files(
+    toolchain: &Toolchain,
+    programs: Vec<PathBuf>,
+    guest: &Path,
+) -> Result<BTreeMap<PathBuf, PathBuf>> {
     let mut files = toolchain.files(&programs)?;
     files.extend(programs.into_iter().map(|program| (program.clone(), program)));
-    files.insert("/init".into(), built.guest.clone());
-    for (place, file) in &files {
+    files.insert("/init".into(), guest.into());
+    Ok(files)
+}
+
+/// Makes the archive of files and texts, and of a directory that every user may write to.
+pub fn archive(
+    files: &BTreeMap<PathBuf, PathBuf>,
+    texts: &[(PathBuf, Vec<u8>)],
+    writable: &Path,
+    scratch: &Path,
+) -> Result<PathBuf> {
+    let root = scratch.join("root");
+    for (place, file) in files {
         let copy = inside(&root, place);
         directory(copy.parent().expect("a file lies in a directory"), 0o755)?;
         fs::copy(file, &copy).with_context(|| format!("cannot copy {}", file.display()))?;
@@ -36,13 +60,13 @@ pub fn make(
     for empty in ["/proc", "/sys", "/dev"] {
         directory(&inside(&root, empty.as_ref()), 0o755)?;
     }
-    for writable in ["/tmp".as_ref(), &*built.scratch] {
+    for writable in ["/tmp".as_ref(), writable] {
         let path = inside(&root, writable);
         directory(&path, 0o755)?;
         fs::set_permissions(&path, Permissions::from_mode(0o1777))?;
     }
-    for (number, plan) in plans.iter().enumerate() {
-        fs::write(inside(&root, &plan_file(number)), serde_json::to_vec(plan)?)?;
+    for (place, text) in texts {
+        fs::write(inside(&root, place), text)?;
     }
     fs::set_permissions(&root, Permissions::from_mode(0o755))?;
     let archive = scratch.join("initramfs");

@@ -23,7 +23,8 @@
 //!       ├───▶ suites     the test binaries and what they need ─▶ initramfs
 //!       ├───▶ boot ─▶ [qemu: kernel ─▶ guest ─▶ runner ─▶ test, test, …]   events come back
 //!       │       └───▶ runner ─▶ test, test, …                              on this machine
-//!       └───▶ results    the table, and what failed
+//!       ├───▶ results    the table, and what failed
+//!       └───▶ costs      no tests: what memory tags cost, counted in a guest
 //! ```
 //!
 //! qemu emulates the processor: that needs no privilege and works inside other virtual machines.
@@ -31,6 +32,7 @@
 mod apt;
 mod arch;
 mod boot;
+mod costs;
 mod event;
 mod fetch;
 mod guest;
@@ -128,6 +130,7 @@ enum Tags {
 
 #[derive(Subcommand)]
 enum Command {
+    Costs(costs::Arguments),
     /// Be process 1 of a guest
     #[command(hide = true)]
     Guest {
@@ -136,12 +139,17 @@ enum Command {
         /// The number of the plan
         plan: usize,
     },
+    /// Be process 1 of the guest of `costs`
+    #[command(hide = true)]
+    CostsGuest,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let outcome = match arguments.command {
-        Some(Command::Guest { user, plan }) => guest::run(user, plan),
+    let outcome = match &arguments.command {
+        Some(Command::Guest { user, plan }) => guest::run(*user, *plan),
+        Some(Command::Costs(costs)) => costs::run(costs),
+        Some(Command::CostsGuest) => costs::guest(),
         None => run(&arguments),
     };
     outcome.unwrap_or_else(|error| {

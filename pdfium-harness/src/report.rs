@@ -114,6 +114,10 @@ fn service(row: &Row) -> Option<String> {
 fn counters(statistics: &Statistics) -> String {
     let service = statistics["service"].as_str().unwrap_or("not named");
     let mut out = format!("service {service}");
+    // How memory tags are checked, where there are some.
+    if let Some(tags) = statistics["tags"].as_str().filter(|&tags| tags != "off") {
+        let _ = write!(out, ", tags {tags}");
+    }
     for key in COUNTERS {
         if let Some(value) = statistics.get(key) {
             let _ = write!(out, ", {key} {value}");
