@@ -149,7 +149,8 @@ fn subjects() -> Result<Vec<Subject>> {
 impl Subject {
     /// Services differ in large blocks alone.
     fn belongs_to(&self, case: &Case) -> bool {
-        case.of_services || self.peer.service.is_none_or(|service| service == "lazy")
+        let of_interest = ["lazy", OFF];
+        case.of_services || self.peer.service.is_none_or(|service| of_interest.contains(&service))
     }
 
     fn count(&self, case: &Case) -> Result<Counted> {
