@@ -11,7 +11,7 @@ use std::sync::mpsc;
 
 use model::{Block, churn};
 use refpage::sys::inject::{Failure, Site, fail, failed, places};
-use refpage_alloc::{heap, service_name};
+use refpage_alloc::{heap, service_name, tags_name};
 use rustix::io::Errno;
 
 /// Says which part of this file a process is to be, in a process of its own: the heap is one.
@@ -185,7 +185,9 @@ fn copies_fail() {
         // Under the program's numbers there may be anything; the handler's are its own.
         answers.append(&mut refused(&[Errno::NOTTY, Errno::BADF]));
     }
-    every_failure_at(Site::Copy, &answers, ["lazy", "eager"].contains(&service_name()));
+    // Pages that carry tags are moved.
+    let uses = ["lazy", "eager"].contains(&service_name()) && tags_name() == "off";
+    every_failure_at(Site::Copy, &answers, uses);
 }
 
 /// What cannot go to the pool cannot go to the kernel either.

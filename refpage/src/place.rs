@@ -31,8 +31,8 @@ const MADE: u32 = 8;
 /// there is memory for one.
 fn will_not_move(errno: Errno, tries: u32) -> bool {
     match errno {
-        Errno::NOMEM | Errno::SRCH => false,
-        Errno::AGAIN | Errno::INTR | Errno::BUSY => tries >= MADE,
+        Errno::SRCH => false,
+        Errno::AGAIN | Errno::INTR | Errno::BUSY | Errno::NOMEM => tries >= MADE,
         // INVAL: the program has locked or protected the place. EXIST: a copy tells whether it is there.
         _ => true,
     }

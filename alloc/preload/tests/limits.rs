@@ -10,7 +10,9 @@ use common::confine::{self, MemoryGroup, Nobody, Refusal};
 use common::strain::{
     Confine, Lived, MIB, commits_little, content, expect_told, rest, run_under, strained, thrives,
 };
-use common::{DEFAULT, c_library, c_program, is_served, library, patterns, run, serve, skipped};
+use common::{
+    DEFAULT, c_library, c_program, is_served, library, patterns, run, serve, skipped, undivided,
+};
 use engine::probe_channel;
 use engine::sys::uffd::Way;
 
@@ -46,7 +48,7 @@ fn address_space(service: &str) {
         [4, 8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 4096, 65536, 1 << 20]
     {
         let confine: Confine<'_> = &|command| confine::limit(command, libc::RLIMIT_AS, mib * MIB);
-        let lacks: &[_] = if mib < DIVIDED { &["cow"] } else { &[] };
+        let lacks = if mib < DIVIDED { undivided() } else { &[] };
         if mib >= ROOMY {
             thrives("lives", service, lacks, confine);
             continue;
@@ -72,8 +74,8 @@ fn data(service: &str) {
     for mib in [16, 32, 64, 128, 1024, 65536] {
         let confine: Confine<'_> = &|command| confine::limit(command, libc::RLIMIT_DATA, mib * MIB);
         if mib >= ROOMY {
-            thrives("lives", service, &["cow"], confine);
-            thrives("forks", service, &["cow"], confine);
+            thrives("lives", service, undivided(), confine);
+            thrives("forks", service, undivided(), confine);
             continue;
         }
         strained("lives", service, confine);
@@ -117,7 +119,7 @@ fn constrained(service: &str, constraints: &[&str]) {
 fn lacks_under(constraint: &str) -> Option<&'static [&'static str]> {
     match constraint {
         "address-bits:39" | "address-bits:38" | "maps:20" | "maps:100" => Some(&[]),
-        "address-bits:32" | "address-bits:30" => Some(&["cow"]),
+        "address-bits:32" | "address-bits:30" => Some(undivided()),
         "files:0" | "files:1" | "files:3" => Some(&["lazy", "cow", "eager"]),
         _ => None,
     }

@@ -8,7 +8,7 @@ mod common;
 use std::fs;
 
 use common::strain::{Lived, MIB, commits_little, rest, run_under, thrives};
-use common::{DEFAULT, c_program, skipped};
+use common::{DEFAULT, c_program, skipped, undivided};
 
 under_each_service! {
     commitment_is_strict => strict;
@@ -23,7 +23,7 @@ fn strict(service: &str) {
         ));
     }
     for behaviour in ["lives", "forks"] {
-        thrives(behaviour, service, &["cow"], &|_| {});
+        thrives(behaviour, service, undivided(), &|_| {});
     }
     commits_little(service, &|_| {});
     runs_out(service);
@@ -41,7 +41,7 @@ fn runs_out(service: &str) {
         command.env("TEST_BYTES", (left + 64 * MIB).to_string());
     });
     let lived = Lived::of(&outcome);
-    assert_eq!(lived.service, rest(service, &["cow"]));
+    assert_eq!(lived.service, rest(service, undivided()));
     assert!(lived.refused > 0 && lived.given > 0, "{}", outcome.stdout_text());
 }
 

@@ -5,14 +5,13 @@ mod common;
 
 use std::process::Command;
 
-use common::{Outcome, c_program, check_content, is_served, preload, run, skipped};
+use common::{Outcome, c_program, check_content, has_tags, is_served, preload, run, skipped};
 
 /// Runs a behaviour of tests/c/tags.c; none where there are no tags.
 fn tags(behaviour: &str, options: &str) -> Option<Outcome> {
     let program = c_program("tags")?;
-    let are_on = run(preload(Command::new(&program).arg("tags"), options));
-    if are_on.expect_success().stdout_text().trim() != "on" {
-        skipped(format_args!("there are no memory tags here {}", are_on.stderr.trim()));
+    if !has_tags(options) {
+        skipped("there are no memory tags here");
         return None;
     }
     Some(run(preload(Command::new(&program).arg(behaviour), options)))

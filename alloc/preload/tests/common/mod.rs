@@ -208,6 +208,18 @@ pub fn is_served(service: &str) -> bool {
     }
 }
 
+/// Whether memory has tags in a process that is served so.
+pub fn has_tags(options: &str) -> bool {
+    let Some(program) = c_program("tags") else { return false };
+    let outcome = run(preload(Command::new(program).arg("tags"), options));
+    outcome.expect_success().stdout_text().trim() == "on"
+}
+
+/// What is not to be had in a Region that is not divided. With tags no Region is, and nobody minds.
+pub fn undivided() -> &'static [&'static str] {
+    if has_tags("") { &[] } else { &["cow"] }
+}
+
 /// How a subprocess ended and what it wrote.
 #[derive(Debug)]
 pub struct Outcome {
