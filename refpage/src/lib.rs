@@ -62,6 +62,7 @@ mod service;
 pub mod sys;
 mod tag_files;
 mod tagged;
+mod take;
 
 pub use bits::{PageBits, Pages};
 pub use content::{Content, Pattern};
