@@ -132,7 +132,10 @@ pub fn resize_run(memory: Memory<'_>, head: usize, size: usize) {
         return;
     }
     let window = &memory.map.run(head).window;
-    let old = window.tagged_end().max(memory.map.address(head) as usize);
+    // Of a longer run that this one was cut from, or of a former one here.
+    let (start, pages) = (memory.map.address(head) as usize, memory.pages(head));
+    let limit = memory.engine.region().address(pages.end()) as usize;
+    let old = window.tagged_end().clamp(start, limit);
     set(memory, head, window.tag(), size);
     let new = window.tagged_end();
     let (from, to) = (old.min(new), old.max(new));
