@@ -25,6 +25,7 @@ fn tagged(behaviour: &str, service: &str) {
 
 for_each_service! {
     large_blocks_carry_their_pointers_tag => |service| tagged("large", service);
+    parts_of_larger_blocks_do => |service| tagged("divided", service);
     zeroed_blocks_do => |service| tagged("zeroed", service);
     resized_blocks_do => |service| tagged("resized", service);
     recycled_blocks_do => |service| tagged("recycled", service);

@@ -106,6 +106,26 @@ static void large(void) {
         }
 }
 
+/* The beginning of a larger block that was freed, and what was left of it. */
+static void divided(void) {
+    for (size_t size = 5 * MIB; size < 8 * MIB; size += 3 * MIB / 2) {
+        char *whole = need(malloc(8 * MIB));
+        memset(whole, 1, 8 * MIB);
+        free(whole);
+        char *first = need(malloc(size)), *rest = need(malloc(8 * MIB - size));
+        size_t left = 8 * MIB - size;
+        for (int i = 0; i < 2; i++) {
+            EXPECT_PATTERN(i ? rest : first, i ? left : size, "a part of a larger block");
+            expect_pages_tagged(i ? rest : first, i ? left : size, "a part of a larger block");
+            memset(i ? rest : first, 2 + i, i ? left : size);
+        }
+        free(first);
+        EXPECT_BYTES(rest, left, 3, "the rest of a larger block");
+        expect_pages_tagged(rest, left, "the rest of a larger block");
+        free(rest);
+    }
+}
+
 static void zeroed(void) {
     size_t sizes[] = {1, 100, 5000, 64 * KIB, 200000, MIB, 5 * MIB + 17};
     for (int round = 0; round < 3; round++)
@@ -478,6 +498,7 @@ static void underflow(void) {
 int main(int argc, char **argv) {
     static const struct behaviour behaviours[] = {
         {"large", large},
+        {"divided", divided},
         {"zeroed", zeroed},
         {"resized", resized},
         {"recycled", recycled},
