@@ -115,7 +115,9 @@ impl Engine {
                 }
             }
         }
-        if let Some(pool) = pool.filter(|_| self.has_tags() && !channel.is_quiet()) {
+        // Elsewhere they are filled where they are, in a fault each instead of two.
+        let makes = self.has_tags() && !channel.is_quiet() && self.is_handled(pages.first);
+        if let Some(pool) = pool.filter(|_| makes) {
             while rest.count > 0 {
                 match self.make_through(pool, channel, rest, fresh) {
                     Some(done) => rest = rest.skip(done),
