@@ -16,6 +16,9 @@ const PAIRS: usize = 2_000;
 const SMALL_LIVE: usize = 64;
 /// The block whose pages are touched for the first time.
 const LARGE: usize = 16 * MIB;
+/// Which of its pages.
+const EVERY: Touched = Touched::Prefix(100);
+const SOME: Touched = Touched::RandomOneIn(64);
 /// How often a block is got again, or grows.
 const TIMES: usize = 8;
 
@@ -35,8 +38,8 @@ pub struct Case {
 enum Work {
     /// malloc and free of a block of so many bytes.
     Pairs(usize),
-    /// malloc of 16 MiB, and one byte written to these pages.
-    Touch(Touched),
+    /// malloc of 16 MiB, and one byte written to these pages, beside so many blocks of which that is true already.
+    Touch { touched: Touched, before: usize },
     /// free and malloc of 1 MiB that was written all over.
     Again,
     /// realloc from 1 MiB, written all over, to 2 MiB, where there is no room for it.
@@ -44,24 +47,38 @@ enum Work {
 }
 
 /// All cases, in the order of the output.
-pub static ALL: [Case; 8] = [
+pub static ALL: [Case; 10] = [
     small("small-16", "malloc and free of 16 bytes", 16),
     small("small-64", "malloc and free of 64 bytes", 64),
     small("small-256", "malloc and free of 256 bytes", 256),
     small("small-1024", "malloc and free of 1024 bytes", KIB),
     Case {
         name: "touch-all",
-        title: "malloc of 16 MiB, one byte written to every page, in order",
+        title: "malloc of 16 MiB, the first, and one byte written to every page, in order",
         unit: "page",
         of_services: true,
-        work: Work::Touch(Touched::Prefix(100)),
+        work: Work::Touch { touched: EVERY, before: 0 },
     },
     Case {
         name: "touch-random-64",
-        title: "malloc of 16 MiB, one byte written to one page in 64, in random order",
+        title: "malloc of 16 MiB, the first, and one byte written to one page in 64, in random order",
         unit: "page touched",
         of_services: true,
-        work: Work::Touch(Touched::RandomOneIn(64)),
+        work: Work::Touch { touched: SOME, before: 0 },
+    },
+    Case {
+        name: "touch-all-later",
+        title: "the same beside two such blocks: every page, in order",
+        unit: "page",
+        of_services: true,
+        work: Work::Touch { touched: EVERY, before: 2 },
+    },
+    Case {
+        name: "touch-random-64-later",
+        title: "the same beside two such blocks: one page in 64, in random order",
+        unit: "page touched",
+        of_services: true,
+        work: Work::Touch { touched: SOME, before: 2 },
     },
     Case {
         name: "again",
@@ -89,7 +106,7 @@ impl Case {
     pub fn run(&self, tally: &mut Tally, memory: &dyn Memory, tags: bool) -> Result<(usize, u64)> {
         match self.work {
             Work::Pairs(size) => pairs(tally, memory, tags, size),
-            Work::Touch(touched) => touch(tally, memory, tags, touched),
+            Work::Touch { touched, before } => touch(tally, memory, tags, touched, before),
             Work::Again => again(tally, memory, tags),
             Work::Move => moves(tally, memory, tags),
         }
@@ -119,16 +136,20 @@ fn touch(
     memory: &dyn Memory,
     tags: bool,
     touched: Touched,
+    before: usize,
 ) -> Result<(usize, u64)> {
     // Whatever begins with the first large block of a process has begun.
     let _first = written(memory, MIB);
     let order = touched.order(LARGE / page_bytes());
     let pages = order.of_use(0);
-    let mut block = None;
-    tally.count(|| {
-        let block = block.insert(Block::new(memory, LARGE));
+    let touched_block = || {
+        let mut block = Block::new(memory, LARGE);
         pages.iter().for_each(|&page| block.touch(page));
-    });
+        block
+    };
+    let _before: Vec<_> = (0..before).map(|_| touched_block()).collect();
+    let mut block = None;
+    tally.count(|| block = Some(touched_block()));
     tally.wait_for_what_was_put_off();
     let block = block.context("it was made")?;
     let mask = order.mask_of_use(0);
