@@ -45,9 +45,10 @@ const QUICK: [Quick; 5] = [
             "second_rung::",
             "kernel::",
             "traces::",
-            "::eager",
             "misuse::",
             "process::",
+            "::eager",
+            "::memset",
         ],
     },
     Quick {
@@ -62,6 +63,7 @@ const QUICK: [Quick; 5] = [
             "traces::",
             "misuse::",
             "process::",
+            "content::",
             "::eager",
             "::memset",
         ],
@@ -87,7 +89,7 @@ const QUICK: [Quick; 5] = [
         kernel: "6.1",
         tags: true,
         user: 65534,
-        tests: &["content::", "engine::", "model::", "tags::"],
+        tests: &["content::realloc", "engine::", "model::", "tags::"],
         skip: &["::memset", "::eager"],
     },
 ];
