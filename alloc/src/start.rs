@@ -121,6 +121,7 @@ fn start() -> Option<&'static Heap> {
         FAILED => return None,
         _ => {}
     }
+    vm::find_vdso();
     let Defaults { mut options, variable } = *DEFAULTS.lock();
     read_environment(variable, &mut options);
     let tags = tags::start(&options);

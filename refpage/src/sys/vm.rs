@@ -486,6 +486,12 @@ impl Drop for KeepErrno {
     }
 }
 
+/// Has the kernel's vDSO found, which rustix looks up once: before Linux 6.4 in a file, which another thread
+/// of the program could close meanwhile, if it were not done while there is none.
+pub fn find_vdso() {
+    let _ = (now_ms(), this_cpu());
+}
+
 /// Nanoseconds of the monotonic clock.
 pub fn now_ns() -> u64 {
     let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
