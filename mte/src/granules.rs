@@ -4,7 +4,7 @@
 //! has them, and where it has not, or data other than zeros goes with the tags, stores by 256 bytes. What a
 //! page of 4 KiB takes, in instructions:
 //!
-//! | | blocks of 64 bytes | of 512 (QEMU's `max`) | none |
+//! | | blocks of 64 bytes | of 512 (user-mode QEMU's `max`) | none |
 //! |---|---|---|---|
 //! | tag, zero and tag | 198 | 58 | 181: ST2G, STZ2G |
 //! | fill and tag | 320: STGP | 320 | 320 |

@@ -18,6 +18,15 @@ const SHARE: usize = 16;
 /// Missing pages from which it costs less to have the kernel put them in place together.
 const POPULATED_FROM: usize = 4;
 
+/// What a program did to the pages that [`Engine::refill`] restored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// About how many did not hold their content any more; all present ones with `off`.
+    pub pages: usize,
+    /// The longest prefix of which at least half were such.
+    pub prefix: usize,
+}
+
 impl Touched {
     /// One more of the pages, which the `length` first ones of the run end with.
     fn count(&mut self, length: usize) {
@@ -26,15 +35,6 @@ impl Touched {
             self.prefix = length;
         }
     }
-}
-
-/// What a program did to the pages that [`Engine::refill`] restored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Touched {
-    /// About how many did not hold their content any more; all present ones with `off`.
-    pub pages: usize,
-    /// The longest prefix of which at least half were such.
-    pub prefix: usize,
 }
 
 impl Engine {
