@@ -40,13 +40,24 @@ enum Destination {
 
 /// Whether a thread may wait for another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Waiting {
+pub enum Waiting {
+    /// It may.
     Allowed,
+    /// It is the fault handler: a signal handler may fault on a thread that holds a lock.
     Refused,
 }
 
 impl Waiting {
-    fn lock<T>(self, mutex: &Mutex<T>) -> Option<Guard<'_, T>> {
+    /// What a round of decay may do.
+    pub fn of_decay(service: Service) -> Self {
+        match service {
+            Service::Lazy => Waiting::Refused,
+            _ => Waiting::Allowed,
+        }
+    }
+
+    /// The lock; none if it would have to be waited for.
+    pub fn lock<T>(self, mutex: &Mutex<T>) -> Option<Guard<'_, T>> {
         match self {
             Waiting::Allowed => Some(mutex.lock()),
             Waiting::Refused => mutex.try_lock(),
@@ -188,12 +199,36 @@ impl RunCache {
     /// Keeps a run of kind `Cached` or `EmptySpan`, in this thread's hands so far, whose present
     /// pages hold the content. `freed` is the size of the large allocation that it was, if it was.
     pub fn keep(&self, memory: Memory<'_>, head: usize, kind: Kind, freed: Option<usize>) {
+        let fits = self.enlist(memory, head, kind, freed, Waiting::Allowed);
+        if fits == Some(false) {
+            self.make_room(memory, 0);
+        }
+    }
+
+    /// Keeps an empty span as [`keep`](Self::keep) does: false if that would have to wait.
+    pub fn keep_span(&self, memory: Memory<'_>, head: usize, waiting: Waiting) -> bool {
+        let fits = self.enlist(memory, head, Kind::EmptySpan, None, waiting);
+        if fits == Some(false) && waiting == Waiting::Allowed {
+            self.make_room(memory, 0);
+        }
+        fits.is_some()
+    }
+
+    /// Whether there is room for what is kept, the run included. None if that would have to wait.
+    fn enlist(
+        &self,
+        memory: Memory<'_>,
+        head: usize,
+        kind: Kind,
+        freed: Option<usize>,
+        waiting: Waiting,
+    ) -> Option<bool> {
         let run = memory.map.run(head);
         let present = memory.engine.region().present().count(memory.pages(head));
+        let mut books = waiting.lock(&self.books)?;
         run.freed.store(freed.unwrap_or(0), Relaxed);
         run.size.store(present, Relaxed);
         run.since.store(vm::now_ms(), Relaxed);
-        let mut books = self.books.lock();
         if let Some(size) = freed {
             books.usage.live_bytes -= size;
             books.usage.freed += 1;
@@ -202,10 +237,7 @@ impl RunCache {
         let fits = books.excess(memory, 0) == 0;
         run.set_kind(kind);
         books.enlist(memory, head);
-        drop(books);
-        if !fits {
-            self.make_room(memory, 0);
-        }
+        Some(fits)
     }
 
     /// Gives up what has been cached longest while there is too much, `more` pages that are about
@@ -330,14 +362,11 @@ impl RunCache {
     /// A round of decay at `now_ms`: milliseconds until the next is worth making, or none if
     /// nothing is cached.
     ///
-    /// Where there is a fault handler, it is the one that calls this, and it waits for nobody: a
-    /// signal handler may fault on a thread that holds one of the locks. Then later.
+    /// Where there is a fault handler, it is the one that calls this, and it waits for nobody: then
+    /// later.
     pub fn purge(&self, memory: Memory<'_>, now_ms: u64) -> Option<u64> {
         const LATER: Option<u64> = Some(10);
-        let waiting = match memory.engine.service() {
-            Service::Lazy => Waiting::Refused,
-            _ => Waiting::Allowed,
-        };
+        let waiting = Waiting::of_decay(memory.engine.service());
         let left = self.left_over.swap(0, Relaxed);
         if let Some(head) = (left as usize).checked_sub(1)
             && !self.give_back(memory, head, waiting)

@@ -1,7 +1,8 @@
 //! Size classes of small blocks.
 //!
 //! Multiples of 16 up to 128, then four to a doubling: a request wastes less than a fifth of its
-//! block beyond 128 bytes, and less than 16 bytes below. Every class is a multiple of 16, and
+//! block beyond 128 bytes, and less than 16 bytes below. (Requests that are equally likely waste a
+//! tenth.) Every class is a multiple of 16, and
 //! blocks lie at multiples of their class from a slot's border, so a class that is a multiple of
 //! an alignment gives that alignment.
 
@@ -15,6 +16,15 @@ pub const COUNT: usize = 44;
 
 /// Bytes in a block of the largest class.
 pub const LARGEST: usize = 64 << 10;
+
+/// Classes whose blocks are filled without a call.
+pub const SHORT: usize = {
+    let mut class = 0;
+    while SIZES[class] as usize <= refpage::SHORT {
+        class += 1;
+    }
+    class
+};
 
 const STEPS: usize = 4;
 const LINEAR: usize = 128 / GRANULE;
@@ -37,7 +47,7 @@ pub const SIZES: [u32; COUNT] = {
 };
 
 /// The class of each size up to this comes from a table, in one load.
-const TABLED: usize = 1024;
+pub const TABLED: usize = 1024;
 
 static TABLE: [u8; TABLED / GRANULE + 1] = {
     let mut table = [0; TABLED / GRANULE + 1];
@@ -50,7 +60,7 @@ static TABLE: [u8; TABLED / GRANULE + 1] = {
 };
 
 /// The smallest class whose blocks hold `size` bytes, at most [`LARGEST`].
-#[inline]
+#[inline(always)]
 pub fn of(size: usize) -> usize {
     if size <= TABLED {
         // The index is at most the table's last by the line above.
@@ -89,6 +99,25 @@ pub fn span_slots(class: usize) -> usize {
     (size(class) * 8).div_ceil(SLOT)
 }
 
+/// What a multiplication divides by, instead of by a block's size: offsets in a span are short.
+const RECIPROCALS: [u64; COUNT] = {
+    let mut reciprocals = [0; COUNT];
+    let mut class = 0;
+    while class < COUNT {
+        reciprocals[class] = (1 << RECIPROCAL_SHIFT as u64) / SIZES[class] as u64 + 1;
+        class += 1;
+    }
+    reciprocals
+};
+
+const RECIPROCAL_SHIFT: u32 = 40;
+
+/// Which block of its span of `class` the byte at `offset` belongs to.
+#[inline]
+pub fn index_of(offset: usize, class: usize) -> usize {
+    ((offset as u64 * RECIPROCALS[class]) >> RECIPROCAL_SHIFT) as usize
+}
+
 /// Blocks in a span of `class`. The arena keeps a word at the end of each span.
 pub fn span_blocks(class: usize) -> usize {
     (span_slots(class) * SLOT - ARENA_WORD) / size(class)
@@ -97,11 +126,11 @@ pub fn span_blocks(class: usize) -> usize {
 /// What the arena keeps at the end of a span: talc's tag.
 pub const ARENA_WORD: usize = size_of::<usize>();
 
-/// Blocks of `class` that a thread keeps at most: 64, or fewer where that were more than 32 KiB.
+/// Blocks of `class` that a thread keeps at most: 128, or fewer where that were more than 32 KiB.
 pub const fn magazine(class: usize) -> usize {
     let fit = (32 << 10) / SIZES[class] as usize;
-    if fit > 64 {
-        64
+    if fit > 128 {
+        128
     } else if fit < 2 {
         2
     } else {
@@ -130,6 +159,19 @@ mod tests {
     fn waste_is_bounded() {
         for bytes in 129..=LARGEST {
             assert!((size(of(bytes)) - bytes) * 5 < size(of(bytes)), "{bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn a_byte_belongs_to_the_block_that_a_division_finds() {
+        for class in 0..COUNT {
+            for offset in 0..span_slots(class) * SLOT {
+                assert_eq!(
+                    index_of(offset, class),
+                    offset / size(class),
+                    "class {class}, {offset}"
+                );
+            }
         }
     }
 

@@ -110,20 +110,33 @@ impl Inside {
     /// One level deeper.
     #[inline]
     pub fn enter() -> Self {
-        tls::DEPTH.set(tls::DEPTH.get() + 1);
+        let depth = &tls::words().depth;
+        depth.set(depth.get() + 1);
         Self { _errno: KeepErrno::new(), _unchecked: tags::unchecked() }
     }
 
     /// Whether this thread is on one, as a signal handler may find it.
+    #[inline]
     pub fn is_interrupted() -> bool {
-        tls::DEPTH.get() > 0
+        tls::words().depth.get() > 0
+    }
+
+    /// Runs something of libc's that may allocate, on a slow path that holds no lock.
+    pub fn call_out<R>(call: impl FnOnce() -> R) -> R {
+        let depth = &tls::words().depth;
+        let before = depth.get();
+        depth.set(0);
+        let result = call();
+        depth.set(before);
+        result
     }
 }
 
 impl Drop for Inside {
     #[inline]
     fn drop(&mut self) {
-        tls::DEPTH.set(tls::DEPTH.get() - 1);
+        let depth = &tls::words().depth;
+        depth.set(depth.get() - 1);
     }
 }
 

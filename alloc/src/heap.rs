@@ -7,33 +7,74 @@
 //!             └▶ else ─▶ Large::free
 //! ```
 
-use core::ptr::null_mut;
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use refpage::sys::lock::Mutex;
 use refpage::sys::vm::ForkWord;
-use refpage::{Engine, RunWindow, Runs};
+use refpage::{Content, Engine, Pattern, RunWindow, Runs, SHORT};
 
-use crate::cache::{Memory, RunCache};
+use crate::cache::{Memory, RunCache, Waiting};
+use crate::chance::Chance;
 use crate::classes::{self, COUNT, GRANULE};
+use crate::depot::Depot;
 use crate::fork::{self, Inside};
 use crate::large::Large;
 use crate::misuse;
+use crate::nested;
 use crate::options::Options;
 use crate::page_map::PageMap;
 use crate::spans::Spans;
 use crate::start;
 use crate::stats::Stats;
 use crate::tags;
-use crate::thread_cache::{CachePool, ThreadCache};
-use crate::tls;
+use crate::thread_cache::CachePool;
+use crate::threads::{self, with_cache, with_own};
 
-/// Requests of this many bytes and more are runs of their own. 0 until the heap has started, so
-/// that the first request takes the slow path, whatever its size.
-pub(crate) static THRESHOLD: AtomicUsize = AtomicUsize::new(0);
+/// What the fast paths have to know of the heap. All zeros until it has started: then no request is
+/// small, and no address is in the Region.
+pub(crate) struct Fast {
+    /// Requests of this many bytes and more are runs of their own.
+    threshold: AtomicUsize,
+    region: AtomicUsize,
+    region_len: AtomicUsize,
+    /// [`PageMap::states_of_0`].
+    states: AtomicUsize,
+}
 
-/// A thread whose cache has been taken apart at its end has this in its word.
-const ENDED: usize = 1;
+pub(crate) static FAST: Fast = Fast {
+    threshold: AtomicUsize::new(0),
+    region: AtomicUsize::new(0),
+    region_len: AtomicUsize::new(0),
+    states: AtomicUsize::new(0),
+};
+
+impl Fast {
+    /// The heap has started.
+    pub(crate) fn open(&self, heap: &Heap) {
+        let region = heap.engine.region();
+        self.states.store(heap.map.states_of_0(), Relaxed);
+        self.region.store(region.base(), Relaxed);
+        self.region_len.store(region.len(), Relaxed);
+        self.threshold.store(heap.options.threshold, Relaxed);
+    }
+
+    #[inline(always)]
+    fn contains(&self, address: usize) -> bool {
+        address.wrapping_sub(self.region.load(Relaxed)) < self.region_len.load(Relaxed)
+    }
+
+    /// The state of the block that starts at `address`, as [`PageMap::state`] has it.
+    ///
+    /// # Safety
+    /// The address is in the Region of a heap that has started.
+    #[inline(always)]
+    unsafe fn state<'a>(&self, address: usize) -> &'a AtomicU8 {
+        let state = self.states.load(Relaxed).wrapping_add(address / GRANULE);
+        // SAFETY: there is a byte for each granule of the Region, for as long as the process runs.
+        unsafe { &*core::ptr::with_exposed_provenance(state) }
+    }
+}
 
 /// Everything the process's heap is made of.
 #[derive(Debug)]
@@ -43,10 +84,14 @@ pub(crate) struct Heap {
     pub(crate) cache: RunCache,
     pub(crate) large: Large,
     pub(crate) spans: Spans,
+    pub(crate) depot: Depot,
     pub(crate) caches: CachePool,
     /// Serves threads that are past their end, or too many for a cache of their own.
     pub(crate) shared: Mutex<usize>,
     pub(crate) options: Options,
+    pub(crate) chance: Chance,
+    /// When batches of the depot were last given back, in milliseconds.
+    pub(crate) last_sweep: AtomicU64,
     /// Whether this process is a child that still has something to [settle](crate::fork).
     pub(crate) fork_word: ForkWord,
 }
@@ -57,22 +102,63 @@ impl Heap {
         Memory { engine: &self.engine, map: &self.map, cache: &self.cache }
     }
 
-    fn refill(&self, cache: &mut ThreadCache, class: usize) {
-        cache.refill(class, |out| self.spans.take(self.memory(), class, out));
+    /// Whether every small block is looked at, or chosen, on the slow path.
+    pub(crate) fn is_strict(&self) -> bool {
+        self.options.verify || self.options.random
     }
 
-    fn flush(&self, cache: &mut ThreadCache, class: usize, all: bool) {
-        cache.flush(class, all, |blocks| {
-            if !blocks.is_empty() {
-                self.spans.give(self.memory(), class, blocks);
+    /// Makes a free block of `class` live, and zeroes `zeroed` bytes of it: it, or null.
+    ///
+    /// # Safety
+    /// The block is in this thread's hands, and of that class.
+    pub(crate) unsafe fn hand_out(&self, block: *mut u8, class: usize, zeroed: usize) -> *mut u8 {
+        if self.options.verify
+            && let Some(pattern) = self.engine.content().pattern()
+        {
+            // SAFETY: the caller's promise; it is initialised, since there is a pattern.
+            let bytes = unsafe { core::slice::from_raw_parts(block, classes::size(class)) };
+            if let Some(byte) = pattern.find_other(bytes) {
+                misuse::written_when_free(block, bytes.len(), byte);
             }
-        });
+        }
+        // SAFETY: the caller's promise.
+        unsafe { make_live(block, class, zeroed) }
     }
+}
 
-    /// Marks a block that leaves a magazine as live.
-    #[inline]
-    fn hand_out(&self, block: *mut u8, class: usize) {
-        self.map.state(tags::address(block)).store(class as u8 + 1, Relaxed);
+/// # Safety
+/// As for [`Heap::hand_out`].
+#[inline(always)]
+unsafe fn make_live(block: *mut u8, class: usize, zeroed: usize) -> *mut u8 {
+    // SAFETY: the caller's promise: blocks are in the Region, and hold that many bytes.
+    unsafe {
+        FAST.state(tags::address(block)).store(class as u8 + 1, Relaxed);
+        if zeroed > 0 {
+            zero(block, zeroed);
+        }
+    }
+    block
+}
+
+/// Zeroes so many bytes of a block and no more, unless free memory holds zeros: what a realloc adds is
+/// to read as the content.
+///
+/// # Safety
+/// The block is of a class for that many bytes, and in this thread's hands.
+#[inline(always)]
+unsafe fn zero(block: *mut u8, len: usize) {
+    const ZEROS: Content = Content::Pattern(Pattern::ZERO);
+    if start::heap().engine.content() == ZEROS {
+        return;
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        if (GRANULE..=SHORT).contains(&len) {
+            ZEROS.fill_granules(block, len / GRANULE * GRANULE);
+            block.add(len - GRANULE).cast::<[u64; 2]>().write_unaligned([0; 2]);
+        } else {
+            block.write_bytes(0, len);
+        }
     }
 }
 
@@ -92,6 +178,7 @@ impl Runs for Process {
 
     fn purge(&self, now_ms: u64) -> Option<u64> {
         let heap = start::heap();
+        heap.sweep(now_ms, Waiting::of_decay(heap.engine.service()));
         heap.cache.purge(heap.memory(), now_ms)
     }
 }
@@ -99,53 +186,66 @@ impl Runs for Process {
 /// A block of at least `size` bytes at a multiple of `align`, a power of two. It holds the
 /// content, or zeros if `zeroed`. Null when memory runs out; `errno` is left alone. `size` 0 gives
 /// a block of its own like any other.
-#[inline]
+#[inline(always)]
 pub fn allocate(size: usize, align: usize, zeroed: bool) -> *mut u8 {
-    if size < THRESHOLD.load(Relaxed) && align <= GRANULE {
-        let class = classes::of(size);
-        if let Some(cache) = own_cache()
-            && let Some(block) = cache.pop(class)
-        {
-            start::heap().hand_out(block, class);
-            if zeroed {
-                // SAFETY: the block is this thread's, and holds `size` bytes.
-                unsafe { block.write_bytes(0, size) };
-            }
-            return block;
-        }
+    match allocate_fast(size, align, zeroed) {
+        Some(block) => block.as_ptr(),
+        None => allocate_slow(size, align, zeroed),
     }
-    allocate_slow(size, align, zeroed)
 }
 
+/// The same from the thread's own magazine; none if there is nothing for it there.
+#[inline(always)]
+pub fn allocate_fast(size: usize, align: usize, zeroed: bool) -> Option<NonNull<u8>> {
+    // The smaller sizes need no look at the threshold: there is a cache only when it is above them.
+    let small = size <= classes::TABLED || size < FAST.threshold.load(Relaxed);
+    if !small || align > GRANULE {
+        return None;
+    }
+    let class = classes::of(size);
+    let block = NonNull::new(with_own(|cache| cache.pop(class))?)?;
+    // SAFETY: the block was in this thread's magazine of the class.
+    unsafe { make_live(block.as_ptr(), class, if zeroed { size } else { 0 }) };
+    Some(block)
+}
+
+/// [`allocate`] where [`allocate_fast`] has found nothing.
 #[cold]
 #[inline(never)]
-fn allocate_slow(size: usize, align: usize, zeroed: bool) -> *mut u8 {
+pub fn allocate_slow(size: usize, align: usize, zeroed: bool) -> *mut u8 {
+    let nested = Inside::is_interrupted();
     let _inside = Inside::enter();
+    if nested {
+        return start::try_heap()
+            .map_or(null_mut(), |heap| nested::allocate(heap, size, align, zeroed));
+    }
     let Some(heap) = start::started() else { return null_mut() };
     // Which may have begun just now.
     let _unchecked = tags::unchecked();
     fork::settle(heap);
+    nested::catch_up(heap);
     if size > isize::MAX as usize || align > heap.engine.region().len() {
         return null_mut();
     }
-    let small = size < THRESHOLD.load(Relaxed);
+    let small = size < heap.options.threshold;
     let Some(class) = classes::aligned(size, align).filter(|_| small) else {
         start::wake_handler();
         return heap.large.allocate(heap.memory(), size, align, zeroed);
     };
-    let block = with_cache(heap, |cache| {
-        cache.pop(class).or_else(|| {
-            heap.refill(cache, class);
-            cache.pop(class)
-        })
+    let mut block = with_cache(heap, |cache| {
+        if heap.options.random {
+            cache.shuffle_top(class, heap.chance.next());
+        }
+        cache.pop(class)
     });
-    let Some(block) = block else { return null_mut() };
-    heap.hand_out(block, class);
-    if zeroed {
-        // SAFETY: the block is this thread's, and holds `size` bytes.
-        unsafe { block.write_bytes(0, size) };
+    if block.is_null() {
+        block = threads::refill(heap, class);
     }
-    block
+    if block.is_null() {
+        return block;
+    }
+    // SAFETY: the block was in a magazine of the class, or in the class's spans.
+    unsafe { heap.hand_out(block, class, if zeroed { size } else { 0 }) }
 }
 
 /// Frees a block; what it held is gone when this returns.
@@ -153,51 +253,80 @@ fn allocate_slow(size: usize, align: usize, zeroed: bool) -> *mut u8 {
 /// # Safety
 /// `ptr` came from this heap and is not used any more. Where that is not so, the process ends
 /// with one line on stderr if it can be seen.
-#[inline]
+#[inline(always)]
 pub unsafe fn deallocate(ptr: *mut u8) {
     let address = tags::address(ptr);
-    let Some(heap) = start::try_heap() else { misuse::not_a_block(ptr) };
-    if !heap.engine.region().contains(address) {
+    if !FAST.contains(address) {
         misuse::not_a_block(ptr);
     }
-    let state = heap.map.state(address);
+    // SAFETY: the address is in the Region, as was just seen.
+    let state = unsafe { FAST.state(address) };
     let live = state.load(Relaxed);
-    if live == 0 || !address.is_multiple_of(GRANULE) {
-        return deallocate_large(heap, ptr);
+    // Shorter than no block: not live.
+    if live.wrapping_sub(1) >= classes::SHORT as u8 || !address.is_multiple_of(GRANULE) {
+        // SAFETY: the caller's promise.
+        return unsafe { deallocate_other(ptr, state) };
     }
-    let class = usize::from(live) - 1;
+    // SAFETY: the block is live, of that class, and its last user's to give up.
+    unsafe { deallocate_small(ptr, state, usize::from(live) - 1) };
+}
+
+/// # Safety
+/// As for [`deallocate`], for a live block of `class`, whose state is `state`.
+#[inline(always)]
+unsafe fn deallocate_small(ptr: *mut u8, state: &AtomicU8, class: usize) {
     tags::check_block(ptr, class);
     state.store(0, Relaxed);
-    // SAFETY: the block was live and is its last user's to give up.
-    let ptr = unsafe { tags::refill_block(heap.engine.content(), ptr, class) };
-    if !own_cache().is_some_and(|cache| cache.push(class, ptr)) {
-        keep_slow(heap, class, ptr);
+    // SAFETY: the caller's promise.
+    let block = unsafe { tags::refill_block(start::heap().engine.content(), ptr, class) };
+    if !with_own(|cache| cache.push(class, block)).unwrap_or(false) {
+        keep_slow(class, block);
     }
+}
+
+/// # Safety
+/// As for [`deallocate`]; `state` is that of the pointer's granule.
+#[inline(never)]
+unsafe fn deallocate_other(ptr: *mut u8, state: &AtomicU8) {
+    let live = state.load(Relaxed);
+    if live == 0 || !tags::address(ptr).is_multiple_of(GRANULE) {
+        return deallocate_large(ptr);
+    }
+    // SAFETY: as in `deallocate`.
+    unsafe { deallocate_small(ptr, state, usize::from(live) - 1) }
 }
 
 #[cold]
 #[inline(never)]
-fn keep_slow(heap: &'static Heap, class: usize, block: *mut u8) {
+fn keep_slow(class: usize, block: *mut u8) {
+    let heap = start::heap();
+    let nested = Inside::is_interrupted();
     let _inside = Inside::enter();
-    fork::settle(heap);
-    with_cache(heap, |cache| {
-        if !cache.push(class, block) {
-            heap.flush(cache, class, false);
-            cache.push(class, block);
-        }
-    });
+    if !nested {
+        fork::settle(heap);
+        nested::catch_up(heap);
+        threads::keep(heap, class, block);
+    } else if !nested::keep(heap, class, block) {
+        // SAFETY: it is nobody's; it is live once more until it is freed.
+        unsafe { nested::put_off(heap, make_live(block, class, 0)) };
+    }
 }
 
 #[inline(never)]
-fn deallocate_large(heap: &'static Heap, ptr: *mut u8) {
+fn deallocate_large(ptr: *mut u8) {
+    let heap = start::heap();
+    let nested = Inside::is_interrupted();
     let _inside = Inside::enter();
-    fork::settle(heap);
-    let address = tags::address(ptr);
-    if address.is_multiple_of(GRANULE) {
-        heap.large.free(heap.memory(), ptr);
-    } else {
+    if !tags::address(ptr).is_multiple_of(GRANULE) {
         misuse::bad_free(&heap.map, ptr);
     }
+    if nested {
+        // SAFETY: our caller's caller gives it up.
+        return unsafe { nested::put_off(heap, ptr) };
+    }
+    fork::settle(heap);
+    nested::catch_up(heap);
+    heap.large.free(heap.memory(), ptr);
 }
 
 /// Makes a block `new_size` bytes long, here or elsewhere; the old part keeps its bytes, the new
@@ -207,29 +336,32 @@ fn deallocate_large(heap: &'static Heap, ptr: *mut u8) {
 /// # Safety
 /// As for [`deallocate`]; if the result is not null, `ptr` is gone.
 pub unsafe fn reallocate(ptr: *mut u8, new_size: usize) -> *mut u8 {
-    let _inside = Inside::enter();
     // SAFETY: the caller's promise.
     let old_size = unsafe { usable_size(ptr) };
     if new_size > isize::MAX as usize {
         return null_mut();
     }
     let heap = start::heap();
-    fork::settle(heap);
-    let state = heap.map.state(tags::address(ptr)).load(Relaxed);
-    let threshold = THRESHOLD.load(Relaxed);
-    if state == 0 && new_size >= threshold {
+    let small = new_size < heap.options.threshold;
+    let was_small = heap.map.state(tags::address(ptr)).load(Relaxed) != 0;
+    if !was_small && !small && !Inside::is_interrupted() {
+        let _inside = Inside::enter();
+        fork::settle(heap);
+        nested::catch_up(heap);
         start::wake_handler();
         return heap.large.reallocate(heap.memory(), ptr, new_size);
     }
-    if state != 0 && new_size <= old_size && new_size >= old_size / 2 && new_size < threshold {
+    if was_small && small && new_size <= old_size && new_size >= old_size / 2 {
         // What the block held beyond its new size is not part of it any more, and what a later
         // realloc adds is to read as the content.
+        let _unchecked = tags::unchecked();
         // SAFETY: both are within the block, which is the caller's.
         unsafe { heap.engine.content().fill(ptr.add(new_size), old_size - new_size) };
         return ptr;
     }
     let new = allocate(new_size, GRANULE, false);
     if !new.is_null() {
+        let _unchecked = tags::unchecked();
         // SAFETY: both blocks hold that many bytes and are apart; the old one ends here.
         unsafe {
             new.copy_from_nonoverlapping(ptr, old_size.min(new_size));
@@ -259,15 +391,16 @@ pub unsafe fn usable_size(ptr: *const u8) -> usize {
     }
 }
 
-/// Gives free memory back to the kernel, but for about `pad` bytes: true if there was any.
+/// Gives free memory back to the kernel, but for about `pad` bytes: true if there was any. From a
+/// signal handler that interrupted the heap, nothing.
 pub fn trim(pad: usize) -> bool {
+    let Some(heap) = start::try_heap().filter(|_| !Inside::is_interrupted()) else { return false };
     let _inside = Inside::enter();
-    let Some(heap) = start::try_heap() else { return false };
     fork::settle(heap);
-    if let Some(cache) = own_cache() {
-        for class in 0..COUNT {
-            heap.flush(cache, class, true);
-        }
+    nested::catch_up(heap);
+    threads::trim(heap);
+    for class in 0..COUNT {
+        heap.clear_out(class, u32::MAX, Waiting::Allowed);
     }
     let mut any = false;
     while heap.cache.pages() << heap.engine.region().page_shift() > pad {
@@ -279,51 +412,10 @@ pub fn trim(pad: usize) -> bool {
     heap.engine.drain_pool(usize::MAX) > 0 || any
 }
 
-/// What the heap has done and holds; all zeros before the first allocation.
+/// What the heap has done and holds; all zeros before the first allocation, and for a signal handler
+/// that interrupted the heap.
 pub fn stats() -> Stats {
+    let heap = start::try_heap().filter(|_| !Inside::is_interrupted());
     let _inside = Inside::enter();
-    start::try_heap().map(Stats::of).unwrap_or_default()
-}
-
-/// This thread's own cache, if it has one by now.
-#[inline]
-fn own_cache<'a>() -> Option<&'a mut ThreadCache> {
-    let word = tls::CACHE.get();
-    // SAFETY: a word above ENDED is this thread's own cache, which only this thread uses. A signal
-    // handler that mallocs while this reference lives is outside POSIX.
-    (word > ENDED).then(|| unsafe { &mut *(word as *mut ThreadCache) })
-}
-
-/// Runs `work` on this thread's cache, made if there is none, or on the shared one.
-fn with_cache<R>(heap: &Heap, work: impl FnOnce(&mut ThreadCache) -> R) -> R {
-    if let Some(cache) = own_cache() {
-        return work(cache);
-    }
-    if tls::CACHE.get() != ENDED
-        && let Some(cache) = heap.caches.take()
-    {
-        // Set before libc hears of it: pthread_setspecific may allocate.
-        tls::CACHE.set(cache as usize);
-        start::watch_thread_end(cache.cast());
-        // SAFETY: the cache is this thread's from now on.
-        return work(unsafe { &mut *cache });
-    }
-    let shared = heap.shared.lock();
-    // SAFETY: the shared cache is used under its lock only.
-    work(unsafe { &mut *(*shared as *mut ThreadCache) })
-}
-
-/// Takes an ended thread's cache apart. Registered with libc as the destructor of a thread key.
-pub(crate) extern "C" fn thread_ends(cache: *mut core::ffi::c_void) {
-    let Some(heap) = start::try_heap() else { return };
-    let _inside = Inside::enter();
-    fork::settle(heap);
-    let cache = cache.cast::<ThreadCache>();
-    tls::CACHE.set(ENDED);
-    for class in 0..COUNT {
-        // SAFETY: the cache was this thread's, and its word has just let go of it.
-        heap.flush(unsafe { &mut *cache }, class, true);
-    }
-    // SAFETY: as above.
-    unsafe { heap.caches.give(cache) };
+    heap.map(Stats::of).unwrap_or_default()
 }

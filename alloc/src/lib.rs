@@ -44,7 +44,9 @@
 mod arena;
 mod books;
 mod cache;
+mod chance;
 mod classes;
+mod depot;
 mod extents;
 mod fork;
 mod global;
@@ -52,6 +54,7 @@ pub mod heap;
 mod large;
 mod missing;
 mod misuse;
+mod nested;
 pub mod options;
 mod page_map;
 mod predictor;
@@ -61,6 +64,7 @@ mod stats;
 mod tag_faults;
 mod tags;
 mod thread_cache;
+mod threads;
 mod tls;
 mod unseen;
 

@@ -57,3 +57,18 @@ pub fn wrong_tag(pointer: *const u8, tag: Tag, size: usize) -> ! {
 pub fn not_a_block(pointer: *const u8) -> ! {
     die(format_args!("invalid free of {pointer:p}, which malloc never returned"))
 }
+
+/// Ends the process because a block that was freed in a signal handler was written to before it was
+/// taken in.
+#[cold]
+pub fn overwritten_link(link: *const u8) -> ! {
+    die(format_args!(
+        "write to freed memory: a block that a signal handler freed leads to {link:p}"
+    ))
+}
+
+/// Ends the process because a free block does not hold what free memory holds.
+#[cold]
+pub fn written_when_free(block: *const u8, size: usize, byte: usize) -> ! {
+    die(format_args!("write to freed memory: byte {byte} of {block:p}, a block of {size} bytes"))
+}

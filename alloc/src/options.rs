@@ -137,6 +137,10 @@ pub struct Options {
     pub stats: StatsChoice,
     /// Whether memory is tagged, and how misuse is reported then.
     pub mte: MteChoice,
+    /// Whether small blocks are looked at before they are handed out again.
+    pub verify: bool,
+    /// Whether small blocks are chosen by chance.
+    pub random: bool,
 }
 
 impl Default for Options {
@@ -158,6 +162,8 @@ impl Options {
             region: 0,
             stats: StatsChoice::Off,
             mte: MteChoice::Auto,
+            verify: false,
+            random: false,
         }
     }
 
@@ -252,6 +258,21 @@ impl Options {
     #[must_use]
     pub const fn mte(mut self, choice: MteChoice) -> Self {
         self.mte = choice;
+        self
+    }
+
+    /// Whether a small block is looked at before it is handed out again, and the process ends with a
+    /// line if anything was written to it while it was free (option `verify`).
+    #[must_use]
+    pub const fn verify(mut self, on: bool) -> Self {
+        self.verify = on;
+        self
+    }
+
+    /// Whether small blocks are handed out in an order that nobody foresees (option `random`).
+    #[must_use]
+    pub const fn random(mut self, on: bool) -> Self {
+        self.random = on;
         self
     }
 

@@ -275,6 +275,12 @@ impl PageMap {
         unsafe { &*self.states.add((address - self.base) / GRANULE) }
     }
 
+    /// Where the state would be of the block that starts at address 0: that of another is as many bytes
+    /// behind as the address has granules.
+    pub fn states_of_0(&self) -> usize {
+        self.states.addr().wrapping_sub(self.base / GRANULE)
+    }
+
     /// The words of free bits of the span at slot `head`, `count` of them.
     pub fn free_bits(&self, head: usize, count: usize) -> &[AtomicU64] {
         debug_assert!(count <= FREE_WORDS);

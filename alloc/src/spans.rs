@@ -1,7 +1,8 @@
 //! Spans of small blocks, by size class: where magazines are filled from and emptied to.
 //!
 //! A span hands out blocks that came back first, then opens new ones from its start, readying
-//! pages a few at a time: so the pages that were never needed stay missing.
+//! pages ahead of them by as many as the class is likely to need: so the pages that were never
+//! needed stay missing.
 
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -10,24 +11,27 @@ use refpage::Pages;
 use refpage::sys::lock::Mutex;
 use refpage::sys::report::die;
 
-use crate::cache::Memory;
+use crate::cache::{Memory, Waiting};
 use crate::classes;
 use crate::extents::List;
 use crate::page_map::{Kind, Run};
 use crate::tags;
 
-/// Pages that a span readies at once when it opens new blocks: few for the first span of a class,
-/// so that one which is hardly used costs little, then more.
-const FIRST_READY: usize = 2;
-const MORE_READY: usize = 4;
+/// The share of what a class has readied so far that it readies ahead: a class that is hardly used
+/// costs little, one that is used much has its memory put in place in long stretches.
+const AHEAD: usize = 8;
+
+/// Pages that are readied at once at least, and bytes at most.
+const FEWEST_READY: usize = 2;
+const MOST_READY: usize = 64 << 10;
 
 /// The spans of one class that have blocks to give.
 #[derive(Debug)]
 struct Class {
     spans: List,
     count: usize,
-    /// Whether a span of the class was used up before.
-    busy: bool,
+    /// Pages that were readied, ever.
+    readied: usize,
 }
 
 /// All spans of a heap.
@@ -42,13 +46,13 @@ impl Spans {
     /// No spans yet.
     pub const fn new() -> Self {
         Self {
-            classes: [const { Mutex::new(Class { spans: List::EMPTY, count: 0, busy: false }) };
+            classes: [const { Mutex::new(Class { spans: List::EMPTY, count: 0, readied: 0 }) };
                 classes::COUNT],
             out: AtomicUsize::new(0),
         }
     }
 
-    /// Bytes in blocks that are handed out, those in magazines included.
+    /// Bytes in blocks that are handed out, those in magazines and in the depot included.
     pub fn bytes_out(&self) -> usize {
         self.out.load(Relaxed)
     }
@@ -73,13 +77,13 @@ impl Spans {
         let mut taken = reuse(memory, head, class, out);
         let opened = open_blocks(memory, head, class, out.get_mut(taken..).unwrap_or_default());
         taken += opened;
-        let ready = pages_to_ready(memory, run, class, list.busy);
+        let ready = pages_to_ready(memory, run, class, list.readied);
+        list.readied += ready.count;
         if run.returned.load(Relaxed) == 0
             && run.opened.load(Relaxed) as usize == classes::span_blocks(class)
         {
             list.spans.remove(memory.map, head);
             list.count -= 1;
-            list.busy = true;
             run.listed.store(false, Relaxed);
         }
         // Missing pages may be put in place by anyone at any time; only filling must not come late.
@@ -91,18 +95,24 @@ impl Spans {
         taken
     }
 
-    /// Takes blocks of `class` back; they hold the content.
-    pub fn give(&self, memory: Memory<'_>, class: usize, blocks: &[*mut u8]) {
+    /// Takes blocks of `class` back; they hold the content. False, and nothing was done, if that
+    /// would have to wait.
+    pub fn give(
+        &self,
+        memory: Memory<'_>,
+        class: usize,
+        blocks: &[*mut u8],
+        waiting: Waiting,
+    ) -> bool {
         let mut closed = List::EMPTY;
-        let mut list = self.classes[class].lock();
+        let Some(mut list) = waiting.lock(&self.classes[class]) else { return false };
         for &block in blocks {
             let address = tags::address(block);
             let slot = memory.map.slot_at(address);
             // A block's slot always has a head; if not, the map is damaged and so is the program.
             let Some(head) = memory.map.head(slot) else { continue };
             let run = memory.map.run(head);
-            let offset = address - memory.map.address(head) as usize;
-            let index = offset / classes::size(class);
+            let index = classes::index_of(address - memory.map.address(head) as usize, class);
             set_free(memory, head, class, index, block);
             let returned = run.returned.fetch_add(1, Relaxed) + 1;
             if !run.listed.load(Relaxed) {
@@ -116,12 +126,24 @@ impl Spans {
                 closed.push(memory.map, head);
             }
         }
-        drop(list);
+        // Who may wait does what takes longer without the lock.
+        let mut list = if waiting == Waiting::Allowed {
+            drop(list);
+            None
+        } else {
+            Some(list)
+        };
         while let Some(head) = closed.newest() {
             closed.remove(memory.map, head);
-            close_span(memory, head, class);
+            if !memory.cache.keep_span(memory, head, waiting)
+                && let Some(list) = &mut list
+            {
+                list.spans.push(memory.map, head);
+                list.count += 1;
+            }
         }
         self.out.fetch_sub(blocks.len() * classes::size(class), Relaxed);
+        true
     }
 
     /// Locks everything for the time of a fork.
@@ -149,7 +171,14 @@ impl Spans {
 fn open_span(memory: Memory<'_>, class: usize) -> Option<usize> {
     let slots = classes::span_slots(class);
     let (head, again) = match memory.cache.take_span(memory, slots) {
-        Some(head) => (head, usize::from(memory.map.run(head).class.load(Relaxed)) == class),
+        Some(head) => {
+            // All that was opened in its former use is noted as free.
+            let former = usize::from(memory.map.run(head).class.load(Relaxed));
+            for word in memory.map.free_bits(head, words(former)) {
+                word.store(0, Relaxed);
+            }
+            (head, former == class)
+        }
         None => (memory.cache.arenas.allocate(memory, slots)?, false),
     };
     let (run, pages) = (memory.map.run(head), memory.map.pages(head, slots));
@@ -180,15 +209,6 @@ fn open_tags(memory: Memory<'_>, head: usize, class: usize, blocks: &mut [*mut u
         // SAFETY: the block is in this thread's hands, and its pages are readied.
         *block = unsafe { tags::open_block(*block, class, index) };
     }
-}
-
-/// Hands an empty span, on no list any more, to the run cache.
-fn close_span(memory: Memory<'_>, head: usize, class: usize) {
-    for word in memory.map.free_bits(head, words(class)) {
-        word.store(0, Relaxed);
-    }
-    memory.cache.keep(memory, head, Kind::EmptySpan, None);
-    memory.cache.purge_if_due(memory);
 }
 
 fn words(class: usize) -> usize {
@@ -250,16 +270,18 @@ fn open_blocks(memory: Memory<'_>, head: usize, class: usize, out: &mut [*mut u8
     count
 }
 
-/// The pages that the span needs by now and has not readied, and some more.
-fn pages_to_ready(memory: Memory<'_>, run: &Run, class: usize, busy: bool) -> Pages {
+/// The pages that the span needs by now and has not readied, and some more: the class has readied
+/// so many before.
+fn pages_to_ready(memory: Memory<'_>, run: &Run, class: usize, before: usize) -> Pages {
     let pages = run.window.pages();
+    let shift = memory.engine.region().page_shift();
     let readied = run.readied.load(Relaxed) as usize;
     let end = run.opened.load(Relaxed) as usize * classes::size(class);
-    let needed = end.div_ceil(1 << memory.engine.region().page_shift());
+    let needed = end.div_ceil(1 << shift);
     if needed <= readied {
         return pages.prefix(0);
     }
-    let ahead = if readied == 0 && !busy { FIRST_READY } else { MORE_READY };
+    let ahead = (before / AHEAD).min(MOST_READY >> shift).max(FEWEST_READY);
     let upto = needed.max(readied + ahead).min(pages.count);
     run.readied.store(upto as u32, Relaxed);
     Pages::span(pages.first + readied, pages.first + upto)

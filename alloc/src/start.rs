@@ -4,7 +4,7 @@
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_void};
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicI64, AtomicU8, Ordering};
+use core::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
 
 use refpage::sys::descriptor::Descriptor;
 use refpage::sys::errno::name;
@@ -16,7 +16,9 @@ use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
 
 use crate::cache::RunCache;
-use crate::fork;
+use crate::chance::Chance;
+use crate::depot::Depot;
+use crate::fork::{self, Inside};
 use crate::heap::{self, Heap};
 use crate::large::Large;
 use crate::options::{Options, ServiceChoice, StatsChoice};
@@ -26,6 +28,7 @@ use crate::stats;
 use crate::tag_faults;
 use crate::tags;
 use crate::thread_cache::CachePool;
+use crate::threads;
 
 /// The Region is reserved as large as it can be, from here down to [`SMALLEST`], by halves.
 const LARGEST: usize = 1 << 40;
@@ -147,9 +150,9 @@ fn start() -> Option<&'static Heap> {
     heap.engine.launch();
     tell_of_a_lesser_service(heap);
     STATE.store(READY, Ordering::Release);
-    heap::THRESHOLD.store(options.threshold, Ordering::Release);
+    heap::FAST.open(heap);
     drop(guard);
-    hook_into_libc(&options);
+    Inside::call_out(|| hook_into_libc(&options));
     Some(heap)
 }
 
@@ -219,9 +222,12 @@ fn make_with(len: usize, config: &Config, options: &Options, tags: Tags) -> Resu
         cache,
         large: Large::new(),
         spans: Spans::new(),
+        depot: Depot::reserve()?,
         caches,
         shared: Mutex::new(shared),
         options: *options,
+        chance: Chance::new(),
+        last_sweep: AtomicU64::new(0),
         fork_word: vm::ForkWord::map()?,
     })
 }
@@ -265,14 +271,14 @@ fn hook_into_libc(options: &Options) {
 }
 
 unsafe extern "C" fn end_of_thread(cache: *mut c_void) {
-    heap::thread_ends(cache);
+    threads::end(cache);
 }
 
-/// Has [`heap::thread_ends`] called with `cache` when this thread ends.
+/// Has [`threads::end`] called with `cache` when this thread ends.
 pub(crate) fn watch_thread_end(cache: *mut c_void) {
     if let Ok(key) = libc::pthread_key_t::try_from(THREAD_KEY.load(Ordering::Acquire)) {
         // SAFETY: the key was made by `hook_into_libc`.
-        unsafe { libc::pthread_setspecific(key, cache) };
+        Inside::call_out(|| unsafe { libc::pthread_setspecific(key, cache) });
     }
 }
 

@@ -76,11 +76,11 @@ stats! {
     /// VMAs that the Region is made of, counted in /proc/self/maps; 0 if that cannot be read.
     region_vmas: h => count_vmas(h.engine.region());
     /// Bytes in live allocations, magazines included.
-    live_bytes: h => h.cache.usage().live_bytes + h.spans.bytes_out();
+    live_bytes: h => h.cache.usage().live_bytes + small_live_bytes(h);
     /// Bytes in live large allocations.
     large_live_bytes: h => h.cache.usage().live_bytes;
     /// Bytes in small blocks handed out, magazines included.
-    small_live_bytes: h => h.spans.bytes_out();
+    small_live_bytes: h => small_live_bytes(h);
     /// Large allocations made.
     large_allocated: h => h.cache.usage().allocated;
     /// Large allocations that reused a run in place.
@@ -118,6 +118,10 @@ stats! {
     cached_pages: h => h.cache.pages();
     /// CPU time of the fault handler when it last went to sleep, in nanoseconds.
     handler_cpu_ns: h => h.engine.counters().handler_cpu_ns.get();
+}
+
+fn small_live_bytes(heap: &Heap) -> usize {
+    heap.spans.bytes_out().saturating_sub(heap.depot.bytes())
 }
 
 impl Stats {

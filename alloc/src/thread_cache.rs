@@ -1,8 +1,18 @@
 //! Thread caches: a magazine of free blocks for each size class, outside the blocks themselves.
 //!
+//! ```text
+//!   tops[class] ──────────────────┐
+//!                                 ▼
+//!   entries   | EMPTY | FULL | ... | EMPTY | b | b | b | old | old | FULL | ... | EMPTY | ...
+//!               of classes not       this class's magazine         ▲             the next class's
+//!               used yet                                           └─ its limit
+//! ```
+//!
 //! Blocks in a magazine hold the content, as all free memory does, so there is no link in them to
-//! forge and nothing to clear when one is handed out.
+//! forge and nothing to clear when one is handed out. The marks at both ends make a pop and a push
+//! one comparison each, with nothing to look up.
 
+use core::ptr::{null_mut, without_provenance_mut};
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use refpage::sys::lock::Mutex;
@@ -11,27 +21,32 @@ use rustix::io::Result;
 
 use crate::classes::{self, COUNT};
 
-/// Room for all magazines of a cache.
-const ENTRIES: usize = {
-    let (mut sum, mut class) = (0, 0);
-    while class < COUNT {
-        sum += classes::magazine(class);
-        class += 1;
-    }
-    sum
-};
+/// Below a magazine's first block.
+const EMPTY: *mut u8 = null_mut();
+/// Above the last block that a magazine may hold. No block is at this address.
+const FULL: *mut u8 = without_provenance_mut(1);
 
-/// Where each class's magazine begins.
+/// Blocks that a magazine may hold at first.
+const FIRST_LIMIT: usize = 8;
+
+/// Room for all magazines of a cache, their marks included.
+const ENTRIES: usize = START[COUNT - 1] as usize + CAPACITY[COUNT - 1] as usize + 2;
+
+/// Where the magazine is of every class that the thread has not used: empty, and full.
+const UNUSED: usize = 0;
+
+/// Where each class's magazine begins: at its EMPTY.
 const START: [u16; COUNT] = {
-    let mut start = [0; COUNT];
+    let mut start = [2; COUNT];
     let mut class = 1;
     while class < COUNT {
-        start[class] = start[class - 1] + classes::magazine(class - 1) as u16;
+        start[class] = start[class - 1] + CAPACITY[class - 1] + 2;
         class += 1;
     }
     start
 };
 
+/// Blocks that a magazine may hold at most.
 const CAPACITY: [u16; COUNT] = {
     let mut capacity = [0; COUNT];
     let mut class = 0;
@@ -42,58 +57,107 @@ const CAPACITY: [u16; COUNT] = {
     capacity
 };
 
-/// One thread's free blocks. All zeros is an empty cache.
+/// One thread's free blocks.
 #[derive(Debug)]
 #[repr(C)]
 pub struct ThreadCache {
-    lens: [u16; COUNT],
+    /// The entry of each magazine's topmost block.
+    tops: [u32; COUNT],
+    /// How many blocks each may hold; 0: the class was not used yet.
+    limits: [u16; COUNT],
     /// The next cache on the list of unused ones.
     next: usize,
     entries: [*mut u8; ENTRIES],
 }
 
 impl ThreadCache {
-    /// A free block of `class`.
+    /// Makes it an empty cache.
+    fn begin(&mut self) {
+        self.tops = [UNUSED as u32; COUNT];
+        self.limits = [0; COUNT];
+        self.entries[UNUSED + 1] = FULL;
+    }
+
+    /// A free block of `class`, null if there is none here.
     #[inline]
-    pub fn pop(&mut self, class: usize) -> Option<*mut u8> {
-        let len = self.lens[class].checked_sub(1)?;
-        self.lens[class] = len;
-        // SAFETY: entries below a magazine's length are within its part of the array.
-        Some(unsafe { *self.entries.get_unchecked(START[class] as usize + len as usize) })
+    pub fn pop(&mut self, class: usize) -> *mut u8 {
+        debug_assert!(class < COUNT);
+        // SAFETY: classes are less than COUNT, and a top is the place of a block or of an EMPTY,
+        // below which no block is taken.
+        unsafe {
+            let top = self.tops.get_unchecked_mut(class);
+            let block = *self.entries.get_unchecked(*top as usize);
+            if block != EMPTY {
+                *top -= 1;
+            }
+            block
+        }
     }
 
     /// Keeps a free block of `class`: false if the magazine is full.
     #[inline]
     pub fn push(&mut self, class: usize, block: *mut u8) -> bool {
-        let len = self.lens[class];
-        if len == CAPACITY[class] {
-            return false;
-        }
-        // SAFETY: a length below the capacity is within the magazine's part of the array.
+        debug_assert!(class < COUNT);
+        // SAFETY: classes are less than COUNT, and above a top there is another entry of the
+        // magazine or its FULL, which is not overwritten.
         unsafe {
-            *self.entries.get_unchecked_mut(START[class] as usize + len as usize) = block;
+            let top = self.tops.get_unchecked_mut(class);
+            let above = self.entries.get_unchecked_mut(*top as usize + 1);
+            if *above == FULL {
+                return false;
+            }
+            *above = block;
+            *top += 1;
         }
-        self.lens[class] = len + 1;
         true
     }
 
-    /// Fills the magazine of `class`, which is empty, half full by `take`.
-    pub fn refill(&mut self, class: usize, take: impl FnOnce(&mut [*mut u8]) -> usize) {
-        let half = CAPACITY[class].div_ceil(2) as usize;
-        let start = START[class] as usize;
-        let taken = take(self.entries.get_mut(start..start + half).unwrap_or_default());
-        self.lens[class] = taken.min(half) as u16;
+    /// Lets the magazine of `class` hold twice as many blocks, up to its capacity: how many it is
+    /// to be filled with, or to be relieved of.
+    pub fn widen(&mut self, class: usize) -> usize {
+        let (start, old) = (START[class] as usize, self.limits[class] as usize);
+        let capacity = CAPACITY[class] as usize;
+        let limit = if old == 0 { FIRST_LIMIT } else { old * 2 }.min(capacity);
+        if limit != old {
+            // What was on the way up is not to be taken for the mark, nor the mark for a block.
+            self.entries[start + 1 + old..=start + limit].fill(null_mut());
+            self.entries[start + 1 + limit] = FULL;
+            self.limits[class] = limit as u16;
+        }
+        if old == 0 {
+            self.entries[start] = EMPTY;
+            self.tops[class] = start as u32;
+        }
+        limit.div_ceil(2)
     }
 
-    /// Gives the older half of the magazine of `class` to `give`, or all of it.
-    pub fn flush(&mut self, class: usize, all: bool, give: impl FnOnce(&[*mut u8])) {
-        let len = self.lens[class] as usize;
-        let count = if all { len } else { len.div_ceil(2) };
-        let start = START[class] as usize;
-        if let Some(magazine) = self.entries.get_mut(start..start + len) {
-            give(magazine.get(..count).unwrap_or_default());
-            magazine.copy_within(count.., 0);
-            self.lens[class] = (len - count) as u16;
+    /// Moves the magazine's blocks to `out`, those first that were freed first: how many.
+    pub fn take_oldest(&mut self, class: usize, out: &mut [*mut u8]) -> usize {
+        if self.limits[class] == 0 {
+            return 0;
+        }
+        let first = START[class] as usize + 1;
+        let end = self.tops[class] as usize + 1;
+        let count = out.len().min(end - first);
+        if let (Some(from), Some(to)) =
+            (self.entries.get(first..first + count), out.get_mut(..count))
+        {
+            to.copy_from_slice(from);
+        }
+        self.entries.copy_within(first + count..end, first);
+        self.tops[class] -= count as u32;
+        count
+    }
+
+    /// Exchanges the topmost block of `class` for one of the others, by chance.
+    pub fn shuffle_top(&mut self, class: usize, chance: u64) {
+        if self.limits[class] == 0 {
+            return;
+        }
+        let (start, top) = (START[class] as usize, self.tops[class] as usize);
+        let len = top - start;
+        if len > 1 {
+            self.entries.swap(top, start + 1 + (chance % len as u64) as usize);
         }
     }
 }
@@ -126,24 +190,29 @@ impl CachePool {
     /// An empty cache, or none if that many threads are alive at once.
     pub fn take(&self) -> Option<*mut ThreadCache> {
         let mut unused = self.unused.lock();
-        if *unused != 0 {
+        let cache = if *unused != 0 {
             let cache = *unused as *mut ThreadCache;
             // SAFETY: an unused cache is in nobody's hands but the list's.
             *unused = unsafe { (*cache).next };
-            return Some(cache);
-        }
-        let index = self.used.load(Relaxed);
-        if index == self.count {
-            return None;
-        }
-        // SAFETY: the index is below the number of caches that there is room for.
-        let cache = unsafe {
-            let cache = self.base.add(index * stride());
-            vm::make_writable(cache, stride()).ok()?;
             cache
+        } else {
+            let index = self.used.load(Relaxed);
+            if index == self.count {
+                return None;
+            }
+            // SAFETY: the index is below the number of caches that there is room for.
+            let cache = unsafe {
+                let cache = self.base.add(index * stride());
+                vm::make_writable(cache, stride()).ok()?;
+                cache
+            };
+            self.used.store(index + 1, Relaxed);
+            cache.cast()
         };
-        self.used.store(index + 1, Relaxed);
-        Some(cache.cast())
+        // SAFETY: writable memory of the size, which reads as zeros or as a cache, and is in
+        // nobody else's hands.
+        unsafe { (*cache).begin() };
+        Some(cache)
     }
 
     /// Takes an emptied cache back.
@@ -182,4 +251,93 @@ impl Drop for CachePool {
 /// Whole cache lines, so that two threads' caches share none.
 fn stride() -> usize {
     size_of::<ThreadCache>().next_multiple_of(128)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    /// Addresses that are none of the marks.
+    fn block(number: usize) -> *mut u8 {
+        without_provenance_mut(16 * (number + 1))
+    }
+
+    fn with_cache(test: impl FnOnce(&mut ThreadCache)) {
+        let pool = CachePool::reserve(2).expect("address space");
+        let cache = pool.take().expect("the first");
+        // SAFETY: the pool gave it to this test.
+        test(unsafe { &mut *cache });
+    }
+
+    #[test]
+    fn an_unused_class_is_empty_and_full() {
+        with_cache(|cache| {
+            for class in 0..COUNT {
+                assert!(cache.pop(class).is_null());
+                assert!(!cache.push(class, block(0)));
+                assert_eq!(cache.take_oldest(class, &mut [null_mut(); 4]), 0);
+            }
+        });
+    }
+
+    #[test]
+    fn what_was_freed_last_comes_first_and_the_limit_holds() {
+        with_cache(|cache| {
+            for class in 0..COUNT {
+                let mut limit = 0;
+                for _ in 0..8 {
+                    cache.widen(class);
+                    let mut count = 0;
+                    while cache.push(class, block(count)) {
+                        count += 1;
+                    }
+                    assert!(count >= limit && count <= classes::magazine(class));
+                    limit = count;
+                    for number in (0..count).rev() {
+                        assert_eq!(cache.pop(class), block(number));
+                    }
+                    assert!(cache.pop(class).is_null());
+                }
+                assert_eq!(limit, classes::magazine(class), "class {class}");
+            }
+        });
+    }
+
+    #[test]
+    fn the_oldest_leave_first_and_classes_do_not_touch_each_other() {
+        with_cache(|cache| {
+            for class in 0..COUNT {
+                while cache.widen(class) < classes::magazine(class).div_ceil(2) {}
+                (0..).take_while(|&n| cache.push(class, block(100 * class + n))).count();
+            }
+            for class in 0..COUNT {
+                let all = classes::magazine(class);
+                let mut out = [null_mut(); 128];
+                let half = all / 2;
+                assert_eq!(cache.take_oldest(class, &mut out[..half]), half);
+                let expected: Vec<_> = (0..half).map(|n| block(100 * class + n)).collect();
+                assert_eq!(out[..half], expected);
+                assert_eq!(cache.pop(class), block(100 * class + all - 1));
+                assert_eq!(cache.take_oldest(class, &mut out), all - half - 1);
+                assert!(cache.pop(class).is_null());
+            }
+        });
+    }
+
+    #[test]
+    fn shuffling_loses_and_doubles_nothing() {
+        with_cache(|cache| {
+            cache.widen(0);
+            (0..8).for_each(|n| assert!(cache.push(0, block(n))));
+            let mut seen: Vec<_> = (0..8)
+                .map(|n| {
+                    cache.shuffle_top(0, 0x9e37_79b9_7f4a_7c15 >> n);
+                    cache.pop(0)
+                })
+                .collect();
+            seen.sort();
+            assert_eq!(seen, (0..8).map(block).collect::<Vec<_>>());
+        });
+    }
 }

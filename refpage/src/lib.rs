@@ -65,7 +65,7 @@ mod tagged;
 mod take;
 
 pub use bits::{PageBits, Pages};
-pub use content::{Content, Pattern};
+pub use content::{Content, Pattern, SHORT};
 pub use counters::{Cause, Count, Counters, FallBacks, Histogram};
 pub use engine::{Config, Engine, Failure, Reason, Reasons, probe_channel};
 pub use place::Fresh;

@@ -21,7 +21,16 @@ const MALLOC_ALIGN: usize = 16;
 /// here: the heap has none of it.
 #[inline(always)]
 fn allocate(size: usize, align: usize, zeroed: bool) -> *mut c_void {
-    let block = heap::allocate(size, align, zeroed);
+    match heap::allocate_fast(size, align, zeroed) {
+        Some(block) => block.as_ptr().cast(),
+        None => allocate_slow(size, align, zeroed),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn allocate_slow(size: usize, align: usize, zeroed: bool) -> *mut c_void {
+    let block = heap::allocate_slow(size, align, zeroed);
     if block.is_null() { fail(ENOMEM) } else { block.cast() }
 }
 

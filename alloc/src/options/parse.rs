@@ -121,6 +121,15 @@ fn next_entry(text: &[u8]) -> (&[u8], &[u8]) {
     (entry, tail.strip_prefix(b":").unwrap_or(tail))
 }
 
+/// `on` or `off`.
+pub(super) fn parse_switch(text: &[u8]) -> Option<bool> {
+    match text {
+        b"on" => Some(true),
+        b"off" => Some(false),
+        _ => None,
+    }
+}
+
 /// A decimal number, or a hexadecimal one after `0x`: digits only.
 pub(super) fn parse_number(text: &[u8]) -> Option<u64> {
     let (digits, radix) = match text.strip_prefix(b"0x").or_else(|| text.strip_prefix(b"0X")) {

@@ -1,6 +1,6 @@
 //! The table of all options.
 
-use super::parse::{parse_number, parse_pattern, parse_size};
+use super::parse::{parse_number, parse_pattern, parse_size, parse_switch};
 use super::{MteChoice, Options, PathText, ServiceChoice, StatsChoice};
 use super::{pool_is_valid, region_is_valid, threshold_is_valid};
 
@@ -40,7 +40,7 @@ macro_rules! option {
 }
 
 /// Every option, in the order of the help.
-pub static TABLE: [OptionSpec; 11] = [
+pub static TABLE: [OptionSpec; 13] = [
     option! { service(ServiceChoice::Auto),
         name: "service",
         value: "SERVICE",
@@ -152,6 +152,30 @@ pub static TABLE: [OptionSpec; 11] = [
         set: |options, value| {
             options.mte =
                 *MteChoice::ALL.iter().find(|choice| choice.as_str().as_bytes() == value)?;
+            Some(())
+        },
+    },
+    option! { verify(false),
+        name: "verify",
+        value: "WHETHER",
+        accepts: "on or off",
+        default: "off",
+        help: "whether small blocks are looked at before they are handed out again: a write to one that was free ends the process with a line",
+        reserved: false,
+        set: |options, value| {
+            options.verify = parse_switch(value)?;
+            Some(())
+        },
+    },
+    option! { random(false),
+        name: "random",
+        value: "WHETHER",
+        accepts: "on or off",
+        default: "off",
+        help: "whether small blocks are handed out in an order that nobody foresees",
+        reserved: false,
+        set: |options, value| {
+            options.random = parse_switch(value)?;
             Some(())
         },
     },

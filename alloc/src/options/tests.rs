@@ -37,7 +37,9 @@ fn table_defaults_are_the_defaults() {
             .decay_ms(1)
             .region(16 << 20)
             .stats(StatsChoice::Stderr)
-            .mte(MteChoice::Async);
+            .mte(MteChoice::Async)
+            .verify(true)
+            .random(true);
         let mut options = before;
         options.set(spec.name.as_bytes(), spec.default.as_bytes()).unwrap();
         assert_eq!(options != before, !spec.reserved, "{}", spec.name);
@@ -51,7 +53,7 @@ fn table_defaults_are_the_defaults() {
 #[test]
 fn every_option_is_read() {
     let options = accepted(
-        "service=lazy:pattern=0xA5:threshold=5000:pool=1G:pool_low=2M:decay=0:region=64g:stats=1:mte=asymm",
+        "service=lazy:pattern=0xA5:threshold=5000:pool=1G:pool_low=2M:decay=0:region=64g:stats=1:mte=asymm:verify=on:random=on",
     );
     let expected = Options::new()
         .service(ServiceChoice::Lazy)
@@ -62,7 +64,9 @@ fn every_option_is_read() {
         .decay_ms(0)
         .region(64 << 30)
         .stats(StatsChoice::Stderr)
-        .mte(MteChoice::Asymm);
+        .mte(MteChoice::Asymm)
+        .verify(true)
+        .random(true);
     assert_eq!(options, expected);
 }
 
@@ -159,7 +163,7 @@ fn a_bad_entry_does_not_stop_the_others() {
     assert_eq!(
         complaints,
         [
-            "unknown option \"foo\"; options are service, pattern, threshold, pool, pool_low, decay, region, stats, mte, quarantine, guards",
+            "unknown option \"foo\"; options are service, pattern, threshold, pool, pool_low, decay, region, stats, mte, verify, random, quarantine, guards",
             "bad value \"300\" for pattern: a byte, 0 to 255 or 0x00 to 0xff, or a word, 0x and 4, 8 or 16 hex digits",
             "option \"pool\" needs a value: pool=SIZE, a size from 0 to 64G",
         ]

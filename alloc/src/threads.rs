@@ -1,0 +1,210 @@
+//! Threads: how each comes by its cache, fills and empties it, and what becomes of it at its end.
+//!
+//! ```text
+//!   fast paths ──┐                       ┌─ empty ─▶ refill: depot, else spans
+//!                ├─▶ the thread's cache ─┤
+//!   slow paths ──┘   (or the shared one) └─ full ──▶ the oldest half: depot, else spans
+//! ```
+//!
+//! A cache is used by one at a time: whoever takes it leaves 0 in its place, so that a signal handler
+//! that interrupts a few instructions of malloc finds none, and goes another way. Nobody holds a
+//! cache and waits: locks are taken, and pages put in place, before or after.
+
+use core::ffi::c_void;
+
+use refpage::sys::vm;
+
+use crate::cache::Waiting;
+use crate::classes::COUNT;
+use crate::depot::no_blocks;
+use crate::fork::{self, Inside};
+use crate::heap::Heap;
+use crate::start;
+use crate::thread_cache::ThreadCache;
+use crate::tls::{self, Words};
+
+/// A thread whose cache has been taken apart at its end has this in its word.
+const ENDED: usize = 1;
+
+/// Runs `work` on this thread's cache: none if it has none, or if somebody has taken it.
+#[inline(always)]
+pub fn with_own<R>(work: impl FnOnce(&mut ThreadCache) -> R) -> Option<R> {
+    let cache = &tls::words().cache;
+    let own = cache.get();
+    if own == 0 {
+        return None;
+    }
+    cache.set(0);
+    // SAFETY: the word is 0 or this thread's cache, and 0 for everybody else by now.
+    let result = work(unsafe { &mut *(own as *mut ThreadCache) });
+    cache.set(own);
+    Some(result)
+}
+
+/// The same on a slow path, with the shared cache where the thread has none to be used. Not for a
+/// signal handler that may have interrupted who holds that.
+pub fn with_cache<R>(heap: &Heap, work: impl FnOnce(&mut ThreadCache) -> R) -> R {
+    let words = tls::words();
+    if words.own.get() == 0
+        && let Some(cache) = heap.caches.take()
+    {
+        // Set before libc hears of it: pthread_setspecific may allocate.
+        begin(heap, words, cache);
+        start::watch_thread_end(cache.cast());
+    }
+    let own = words.own.get();
+    if heap.is_strict() && own > ENDED {
+        // The fast paths find no cache ever, and signal handlers do not come here.
+        // SAFETY: so it is this thread's, and nobody else has it.
+        return work(unsafe { &mut *(own as *mut ThreadCache) });
+    }
+    if words.cache.get() == 0 {
+        let shared = heap.shared.lock();
+        // SAFETY: the shared cache is used under its lock only.
+        return work(unsafe { &mut *(*shared as *mut ThreadCache) });
+    }
+    words.cache.set(0);
+    // SAFETY: as in `with_own`.
+    let result = work(unsafe { &mut *(own as *mut ThreadCache) });
+    words.cache.set(own);
+    result
+}
+
+fn begin(heap: &Heap, words: &Words, cache: *mut ThreadCache) {
+    words.own.set(cache as usize);
+    if !heap.is_strict() {
+        words.cache.set(cache as usize);
+    }
+}
+
+/// A free block of `class`, after the thread's magazine has been filled. Null when memory runs out.
+pub fn refill(heap: &Heap, class: usize) -> *mut u8 {
+    let mut blocks = no_blocks();
+    let wanted = with_cache(heap, |cache| cache.widen(class)).min(blocks.len());
+    let room = blocks.get_mut(..wanted).unwrap_or_default();
+    let mut count = heap.depot.take(class, room);
+    if count == 0 {
+        count = heap.spans.take(heap.memory(), class, room);
+    }
+    let Some((&mut block, rest)) = room.get_mut(..count).and_then(<[_]>::split_first_mut) else {
+        return core::ptr::null_mut();
+    };
+    // What comes from a span comes in the order of addresses, and is to be handed out so.
+    rest.reverse();
+    if heap.options.random {
+        heap.chance.shuffle(rest);
+    }
+    let kept = with_cache(heap, |cache| {
+        rest.iter().take_while(|block| cache.push(class, **block)).count()
+    });
+    if let Some(left) = rest.get(kept..).filter(|left| !left.is_empty()) {
+        give(heap, class, left);
+    }
+    block
+}
+
+/// Keeps a free block of `class` in the thread's magazine, which was full, after that has been
+/// relieved of its oldest half if it may not grow.
+pub fn keep(heap: &Heap, class: usize, block: *mut u8) {
+    let mut blocks = no_blocks();
+    let count = with_cache(heap, |cache| {
+        let half = cache.widen(class);
+        if cache.push(class, block) {
+            return 0;
+        }
+        let count = cache.take_oldest(class, blocks.get_mut(..half).unwrap_or_default());
+        cache.push(class, block);
+        count
+    });
+    if let Some(blocks) = blocks.get(..count).filter(|blocks| !blocks.is_empty()) {
+        give(heap, class, blocks);
+        heap.sweep_if_due();
+    }
+}
+
+fn give(heap: &Heap, class: usize, blocks: &[*mut u8]) {
+    if !heap.depot.give(class, blocks) {
+        heap.spans.give(heap.memory(), class, blocks, Waiting::Allowed);
+    }
+}
+
+/// Gives all of a cache's blocks back to the spans.
+fn empty(heap: &Heap, mut with: impl FnMut(&mut dyn FnMut(&mut ThreadCache))) {
+    for class in 0..COUNT {
+        loop {
+            let mut blocks = no_blocks();
+            let mut count = 0;
+            with(&mut |cache| count = cache.take_oldest(class, &mut blocks));
+            if count == 0 {
+                break;
+            }
+            let blocks = blocks.get(..count).unwrap_or_default();
+            heap.spans.give(heap.memory(), class, blocks, Waiting::Allowed);
+        }
+    }
+}
+
+/// Gives all of this thread's blocks back to the spans, and those of the shared cache.
+pub fn trim(heap: &Heap) {
+    empty(heap, |work| with_cache(heap, |cache| work(cache)));
+    empty(heap, |work| {
+        let shared = heap.shared.lock();
+        // SAFETY: the shared cache is used under its lock only.
+        work(unsafe { &mut *(*shared as *mut ThreadCache) });
+    });
+}
+
+/// Takes an ended thread's cache apart. Registered with libc as the destructor of a thread key.
+pub extern "C" fn end(cache: *mut c_void) {
+    let Some(heap) = start::try_heap() else { return };
+    let _inside = Inside::enter();
+    fork::settle(heap);
+    let words = tls::words();
+    words.cache.set(0);
+    words.own.set(ENDED);
+    let cache = cache.cast::<ThreadCache>();
+    // SAFETY: the cache was this thread's, and its words have just let go of it.
+    empty(heap, |work| work(unsafe { &mut *cache }));
+    // SAFETY: as above.
+    unsafe { heap.caches.give(cache) };
+}
+
+impl Heap {
+    /// Gives batches of the depot that nobody has wanted for a decay time back to the spans: where no
+    /// handler does it, now and then.
+    fn sweep_if_due(&self) {
+        if Waiting::of_decay(self.engine.service()) == Waiting::Allowed {
+            self.sweep(vm::now_ms(), Waiting::Allowed);
+        }
+    }
+
+    /// The same, if it is time.
+    pub(crate) fn sweep(&self, now_ms: u64, waiting: Waiting) {
+        use core::sync::atomic::Ordering::Relaxed;
+        let last = self.last_sweep.load(Relaxed);
+        if now_ms.saturating_sub(last) < u64::from(self.options.decay_ms)
+            || self.last_sweep.compare_exchange(last, now_ms, Relaxed, Relaxed).is_err()
+        {
+            return;
+        }
+        for class in 0..COUNT {
+            self.clear_out(class, self.depot.unwanted(class), waiting);
+        }
+    }
+
+    /// Gives up to `batches` of a class back to the spans.
+    pub(crate) fn clear_out(&self, class: usize, batches: u32, waiting: Waiting) {
+        for _ in 0..batches {
+            let mut blocks = no_blocks();
+            let count = self.depot.take(class, &mut blocks);
+            let Some(blocks) = blocks.get(..count).filter(|blocks| !blocks.is_empty()) else {
+                return;
+            };
+            if !self.spans.give(self.memory(), class, blocks, waiting) {
+                // There was room for them a moment ago, and there is again in a moment.
+                while !self.depot.give(class, blocks) {}
+                return;
+            }
+        }
+    }
+}
