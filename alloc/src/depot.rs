@@ -138,12 +138,12 @@ impl Depot {
 
     /// Bytes in the blocks of all shelves, for statistics: batches change hands meanwhile.
     pub fn bytes(&self) -> usize {
-        let shelves = self.shelves.iter().enumerate();
-        shelves.map(|(class, shelf)| self.blocks_on(shelf) * classes::size(class)).sum()
+        (0..COUNT).map(|class| self.blocks(class) * classes::size(class)).sum()
     }
 
-    fn blocks_on(&self, shelf: &Shelf) -> usize {
-        let (mut sum, mut link) = (0, shelf.stack.0.load(Acquire) as u32);
+    /// Blocks of `class`, for statistics too.
+    pub fn blocks(&self, class: usize) -> usize {
+        let (mut sum, mut link) = (0, self.shelves[class].stack.0.load(Acquire) as u32);
         // No more than there are: a stack that changes meanwhile may lead in a circle.
         for _ in 0..self.made.load(Relaxed).min(BATCHES) {
             let Some(number) = link.checked_sub(1) else { break };

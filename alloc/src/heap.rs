@@ -419,3 +419,28 @@ pub fn stats() -> Stats {
     let _inside = Inside::enter();
     heap.map(Stats::of).unwrap_or_default()
 }
+
+/// Small blocks of one size that are free, but for those in threads' magazines.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FreeBlocks {
+    /// The fewest bytes that such a block is handed out for.
+    pub least: usize,
+    /// Bytes in each.
+    pub size: usize,
+    /// How many there are.
+    pub count: usize,
+}
+
+/// The free blocks of every size class, in order; none before the first allocation, and for a signal
+/// handler that interrupted the heap.
+pub fn free_blocks() -> [FreeBlocks; COUNT] {
+    let heap = start::try_heap().filter(|_| !Inside::is_interrupted());
+    let _inside = Inside::enter();
+    core::array::from_fn(|class| FreeBlocks {
+        least: class.checked_sub(1).map_or(0, classes::size) + 1,
+        size: classes::size(class),
+        count: heap.map_or(0, |heap| {
+            heap.spans.free_blocks(heap.memory(), class) + heap.depot.blocks(class)
+        }),
+    })
+}

@@ -57,6 +57,13 @@ impl Spans {
         self.out.load(Relaxed)
     }
 
+    /// Blocks of `class` that came back and wait in its spans.
+    pub fn free_blocks(&self, memory: Memory<'_>, class: usize) -> usize {
+        let list = self.classes[class].lock();
+        let spans = list.spans.newest_first(memory.map);
+        spans.map(|head| memory.map.run(head).returned.load(Relaxed) as usize).sum()
+    }
+
     /// Fills `out` with blocks of `class`, which hold the content: how many, 0 when memory runs
     /// out.
     pub fn take(&self, memory: Memory<'_>, class: usize, out: &mut [*mut u8]) -> usize {

@@ -1,28 +1,41 @@
 //! glibc's accounting symbols, answered from refpage's own counters. Refpage has one arena, and nothing of it
-//! is outside it: the fields for fastbins and mmapped blocks are 0.
+//! is outside it: the fields for fastbins and mmapped blocks are 0. What a thread's magazines hold counts as
+//! used, as it does in glibc's own caches.
 
 use core::ffi::c_int;
 
 use libc::FILE;
-use refpage_alloc::heap;
+use refpage_alloc::heap::{self, FreeBlocks};
 
-/// What glibc's structs and XML have room for: the Region's bytes in use, and those of them in live blocks.
+/// What glibc's structs and XML have room for.
 struct Usage {
+    /// Bytes of the Region in use.
     held: usize,
+    /// Bytes of them in live blocks.
     live: usize,
+    /// Bytes of pages that freed allocations and the pool keep, for `malloc_trim` to give back.
+    kept: usize,
 }
 
 impl Usage {
     fn now() -> Self {
         let stats = heap::stats();
         let live = stats.live_bytes as usize;
-        // The counters are read at different moments: never let "held minus live" wrap.
-        Self { held: (stats.region_used_bytes as usize).max(live), live }
+        Self {
+            // The counters are read at different moments: never let "held minus live" wrap.
+            held: (stats.region_used_bytes as usize).max(live),
+            live,
+            kept: ((stats.cached_pages + stats.pool_pages) * stats.page_bytes) as usize,
+        }
     }
 
     fn free(&self) -> usize {
         self.held - self.live
     }
+}
+
+fn count(blocks: &[FreeBlocks]) -> usize {
+    blocks.iter().map(|blocks| blocks.count).sum()
 }
 
 /// `malloc_trim(3)`: gives free memory back to the kernel, keeping `pad` bytes; 1 if any was given back.
@@ -43,7 +56,7 @@ pub extern "C" fn mallinfo2() -> Mallinfo2 {
     let usage = Usage::now();
     Mallinfo2 {
         arena: usage.held,
-        ordblks: 0,
+        ordblks: count(&heap::free_blocks()),
         smblks: 0,
         hblks: 0,
         hblkhd: 0,
@@ -51,7 +64,7 @@ pub extern "C" fn mallinfo2() -> Mallinfo2 {
         fsmblks: 0,
         uordblks: usage.live,
         fordblks: usage.free(),
-        keepcost: 0,
+        keepcost: usage.kept,
     }
 }
 
@@ -70,7 +83,7 @@ pub extern "C" fn mallinfo() -> libc::mallinfo {
     let usage = Usage::now();
     libc::mallinfo {
         arena: int(usage.held),
-        ordblks: 0,
+        ordblks: int(count(&heap::free_blocks())),
         smblks: 0,
         hblks: 0,
         hblkhd: 0,
@@ -78,7 +91,7 @@ pub extern "C" fn mallinfo() -> libc::mallinfo {
         fsmblks: 0,
         uordblks: int(usage.live),
         fordblks: int(usage.free()),
-        keepcost: 0,
+        keepcost: int(usage.kept),
     }
 }
 
@@ -88,7 +101,8 @@ pub extern "C" fn malloc_stats() {
     refpage_alloc::print_stats(libc::STDERR_FILENO);
 }
 
-/// `malloc_info(3)`: glibc's XML, version 1, with one heap; EINVAL for any options but 0.
+/// `malloc_info(3)`: glibc's XML, version 1, with one heap; EINVAL for any options but 0. The sizes are those
+/// of free small blocks; `rest` counts them, and all bytes that are not live.
 ///
 /// # Safety
 /// `stream` is an open stream.
@@ -97,33 +111,46 @@ pub unsafe extern "C" fn malloc_info(options: c_int, stream: *mut FILE) -> c_int
     if options != 0 {
         return libc::EINVAL;
     }
-    let usage = Usage::now();
-    // SAFETY: an open stream by the caller's contract; the format names eight size_t, and gets them.
+    // All of it before the stream allocates.
+    let (usage, blocks) = (Usage::now(), heap::free_blocks());
+    // SAFETY: an open stream by the caller's contract; the formats name as many size_t as they get.
     unsafe {
+        libc::fprintf(stream, c"<malloc version=\"1\">\n<heap nr=\"0\">\n<sizes>\n".as_ptr());
+        for FreeBlocks { least, size, count } in blocks.iter().filter(|blocks| blocks.count > 0) {
+            libc::fprintf(
+                stream,
+                c"  <size from=\"%zu\" to=\"%zu\" total=\"%zu\" count=\"%zu\"/>\n".as_ptr(),
+                *least,
+                *size,
+                count * size,
+                *count,
+            );
+        }
+        let rest = count(&blocks);
         libc::fprintf(
             stream,
-            c"<malloc version=\"1\">\n\
-              <heap nr=\"0\">\n\
-              <sizes>\n</sizes>\n\
+            c"</sizes>\n\
               <total type=\"fast\" count=\"0\" size=\"0\"/>\n\
-              <total type=\"rest\" count=\"0\" size=\"%zu\"/>\n\
+              <total type=\"rest\" count=\"%zu\" size=\"%zu\"/>\n\
               <system type=\"current\" size=\"%zu\"/>\n\
               <system type=\"max\" size=\"%zu\"/>\n\
               <aspace type=\"total\" size=\"%zu\"/>\n\
               <aspace type=\"mprotect\" size=\"%zu\"/>\n\
               </heap>\n\
               <total type=\"fast\" count=\"0\" size=\"0\"/>\n\
-              <total type=\"rest\" count=\"0\" size=\"%zu\"/>\n\
+              <total type=\"rest\" count=\"%zu\" size=\"%zu\"/>\n\
               <total type=\"mmap\" count=\"0\" size=\"0\"/>\n\
               <system type=\"current\" size=\"%zu\"/>\n\
               <system type=\"max\" size=\"%zu\"/>\n\
               </malloc>\n"
                 .as_ptr(),
+            rest,
             usage.free(),
             usage.held,
             usage.held,
             usage.held,
             usage.held,
+            rest,
             usage.free(),
             usage.held,
             usage.held,
