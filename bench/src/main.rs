@@ -33,6 +33,7 @@ mod peers;
 mod progress;
 mod random;
 mod results;
+mod rounds;
 mod table;
 mod targets;
 mod work;
