@@ -72,6 +72,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         options: arguments.options.clone(),
         notes: notes.lines(&missing),
         targets: targets::judge(&measured),
+        means: Vec::new(),
         cases: measured,
     };
     report(&results);

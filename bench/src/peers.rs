@@ -161,6 +161,11 @@ const NONE: &str = "none";
 /// Services of refpage; `refpage` itself takes the best that is to be had.
 const SERVICES: [&str; 5] = [OFF, "memset", "eager", "cow", "lazy"];
 
+/// Whether a row is refpage's own, under whichever service.
+pub fn is_own(name: &str) -> bool {
+    name == REFPAGE || SERVICES.contains(&name)
+}
+
 /// The allocators of this run: refpage as each of `own`, and those of `with`, or else `others`.
 pub fn find(
     own: &[&str],
