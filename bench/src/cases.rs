@@ -29,7 +29,7 @@ pub enum Scale {
 
 impl Scale {
     /// The value for this scale.
-    fn pick<T>(self, full: T, quick: T, tiny: T) -> T {
+    pub fn pick<T>(self, full: T, quick: T, tiny: T) -> T {
         match self {
             Self::Full => full,
             Self::Quick => quick,

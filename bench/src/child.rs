@@ -7,17 +7,15 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde::de::DeserializeOwned;
 
-use crate::cases::Scale;
 use crate::peers::{Peer, Source};
 use crate::work::Measured;
 
 /// Seconds until a measurement is given up. The longest ones take about two.
 const TIMEOUT: u32 = 120;
 
-/// Runs a case under a peer: what it measured, and what it wrote to stderr.
-pub fn measure(case: &str, scale: Scale, peer: &Peer) -> Result<(Measured, String)> {
-    let (measured, messages): (Measured, _) =
-        report(&["work", "--case", case, "--scale", &value(scale)], peer)?;
+/// Runs a subcommand that measures under a peer: what it measured, and what it wrote to stderr.
+pub fn measure(arguments: &[&str], peer: &Peer) -> Result<(Measured, String)> {
+    let (measured, messages): (Measured, _) = report(arguments, peer)?;
     if peer.service.is_some() && peer.service != measured.service.as_deref() {
         let taken = measured.service.as_deref().unwrap_or("of a library that is not refpage");
         bail!("refpage took the service {taken}, not {}", peer.name);
@@ -40,7 +38,7 @@ fn command(arguments: &[&str], peer: &Peer) -> Result<Command> {
     let own = std::env::current_exe().context("cannot find this executable")?;
     let mut command = Command::new(own);
     command.args(arguments).args(["--timeout", &TIMEOUT.to_string()]);
-    command.env_remove("LD_PRELOAD").env_remove("REFPAGE_OPTIONS").stdin(Stdio::null());
+    surround(&mut command, peer);
     match &peer.source {
         Source::Libc => {}
         Source::Preload(path) => {
@@ -53,8 +51,13 @@ fn command(arguments: &[&str], peer: &Peer) -> Result<Command> {
     if let Some(promise) = peer.promise {
         command.args(["--promise", &promise.to_string()]);
     }
-    command.envs(peer.environment.iter().map(|(key, value)| (key, value)));
     Ok(command)
+}
+
+/// Gives the command the peer's settings, and nothing of this process's own.
+pub fn surround(command: &mut Command, peer: &Peer) {
+    command.env_remove("LD_PRELOAD").env_remove("REFPAGE_OPTIONS").stdin(Stdio::null());
+    command.envs(peer.environment.iter().map(|(key, value)| (key, value)));
 }
 
 /// The name of a choice as its flag takes it.

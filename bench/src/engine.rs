@@ -1,18 +1,21 @@
-//! `engine`: runs the cases round by round and prints what they cost.
+//! `engine`: runs the cases of the fault engine round by round and prints what they cost.
 
-use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::thread::available_parallelism;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 
 use crate::cases::{self, Case, Scale};
 use crate::child::{measure, value};
-use crate::peers::{self, Missing, Peer};
-use crate::progress::Progress;
-use crate::results::{CaseResults, Results, Row};
+use crate::peers::{self, Missing, OFF, Peer, REFPAGE};
+use crate::results::Results;
+use crate::rounds::{self, Files, Notes, Plan};
 use crate::{table, targets};
+
+/// What refpage itself takes part as.
+const OWN: [&str; 3] = [OFF, "memset", REFPAGE];
+/// Who else, if nobody is named.
+const OTHERS: [&str; 5] = ["glibc", "jemalloc", "mimalloc", "tcmalloc", "scudo-fill"];
 
 /// Run the cases of the fault engine under every allocator, side by side
 ///
@@ -48,71 +51,46 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let scale = if arguments.quick { Scale::Quick } else { Scale::Full };
     let runs = arguments.runs.unwrap_or(if arguments.quick { 5 } else { 7 }) as usize;
-    // Before ten minutes of measuring, not after.
-    let create = |path: &PathBuf| {
-        File::create(path).with_context(|| format!("cannot write {}", path.display()))
-    };
-    let json = arguments.json.as_ref().map(create).transpose()?;
-    let csv = arguments.csv.as_ref().map(create).transpose()?;
-    let cases = chosen(cases::all(scale), &arguments.case)?;
-    let (peers, mut missing) = peers::find(&arguments.with, &arguments.options)?;
-    let plan: Vec<(Case, Vec<Peer>)> = cases
-        .into_iter()
-        .map(|case| {
-            let peers = peers_of(&case, &peers, &mut missing);
-            (case, peers)
-        })
-        .collect();
-    if let Some(age) = peers::age(&peers[0].source) {
-        eprintln!("librefpage.so is {age} old");
-    }
-    for missing in &missing {
-        eprintln!("missing: {}: {}", missing.name, missing.remedy);
-    }
-    let progress = Progress::new(plan.iter().map(|(_, peers)| peers.len() * runs).sum());
-    let mut notes = Notes::default();
-    let measured: Vec<CaseResults> = plan
+    let files = Files::create(arguments.json.as_ref(), arguments.csv.as_ref())?;
+    let all = cases::all(scale);
+    let names: Vec<&str> = all.iter().map(|case| case.name.as_str()).collect();
+    let wanted = rounds::chosen(&names, &arguments.case)?;
+    let (peers, mut missing) = peers::find(&OWN, &OTHERS, &arguments.with, &arguments.options)?;
+    let plans: Vec<Plan> = all
         .iter()
-        .map(|(case, peers)| rounds(case, peers, scale, runs, &progress, &mut notes))
+        .filter(|case| wanted.contains(&case.name.as_str()))
+        .map(|case| plan(case, scale, peers_of(case, &peers, &mut missing)))
         .collect();
-    progress.finish();
+    rounds::announce(peers::age(&peers[0].source), &missing);
+    let mut notes = Notes::default();
+    let measured = rounds::all(&plans, runs, &mut notes);
     let results = Results {
-        kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
-        cpus: available_parallelism().map_or(1, usize::from),
+        kernel: rounds::kernel()?,
+        cpus: rounds::cpus(),
         runs,
         scale: value(scale),
         options: arguments.options.clone(),
         notes: notes.lines(&missing),
         targets: targets::judge(&measured),
+        means: Vec::new(),
         cases: measured,
     };
     report(&results);
-    if let Some(file) = json {
-        results.write_json(file).context("cannot write the JSON file")?;
-    }
-    if let Some(file) = csv {
-        results.write_csv(file).context("cannot write the CSV file")?;
-    }
-    let failed = results.cases.iter().flat_map(|case| &case.rows).filter(|r| r.failure.is_some());
-    Ok(match failed.count() {
-        0 => ExitCode::SUCCESS,
-        failed => {
-            eprintln!("error: {failed} measurements FAILED, see above");
-            ExitCode::FAILURE
-        }
-    })
+    files.write(&results)?;
+    Ok(rounds::exit_code(&results))
 }
 
-/// The cases whose names contain one of `parts`.
-fn chosen(all: Vec<Case>, parts: &[String]) -> Result<Vec<Case>> {
-    let names: Vec<String> = all.iter().map(|case| case.name.clone()).collect();
-    for part in parts {
-        if !names.iter().any(|name| name.contains(part)) {
-            bail!("no case's name contains '{part}': {}", names.join(", "));
-        }
+fn plan(case: &Case, scale: Scale, peers: Vec<Peer>) -> Plan<'_> {
+    Plan {
+        name: case.name.clone(),
+        title: case.title.clone(),
+        unit: case.unit,
+        versus: case.baselines.first().map(|baseline| baseline.name()),
+        peers,
+        measure: Box::new(move |peer, _| {
+            measure(&["work", "--case", &case.name, "--scale", &value(scale)], peer)
+        }),
     }
-    let wanted = |case: &Case| parts.is_empty() || parts.iter().any(|p| case.name.contains(p));
-    Ok(all.into_iter().filter(wanted).collect())
 }
 
 /// The allocators and what else belongs to a case; what cannot be run goes to `missing`, once.
@@ -133,89 +111,10 @@ fn peers_of(case: &Case, allocators: &[Peer], missing: &mut Vec<Missing>) -> Vec
     peers
 }
 
-/// All rounds of a case.
-fn rounds(
-    case: &Case,
-    peers: &[Peer],
-    scale: Scale,
-    runs: usize,
-    progress: &Progress,
-    notes: &mut Notes,
-) -> CaseResults {
-    progress.case(&case.name);
-    let row = |peer: &Peer| Row { peer: peer.name.clone(), measured: Vec::new(), failure: None };
-    let mut rows: Vec<Row> = peers.iter().map(row).collect();
-    for round in 0..runs {
-        for turn in 0..peers.len() {
-            let at = (round + turn) % peers.len();
-            let (peer, row) = (&peers[at], &mut rows[at]);
-            progress.done();
-            if row.failure.is_some() {
-                continue;
-            }
-            match measure(&case.name, scale, peer) {
-                Ok((measured, messages)) => {
-                    notes.add(peer, measured.service.as_deref(), &messages);
-                    row.measured.push(measured);
-                }
-                Err(error) => {
-                    progress.say(&format!("FAILED: {} under {}: {error:#}", case.name, peer.name));
-                    row.failure = Some(format!("{error:#}"));
-                }
-            }
-        }
-    }
-    CaseResults {
-        name: case.name.clone(),
-        title: case.title.clone(),
-        unit: case.unit,
-        versus: case.baselines.first().map(|baseline| baseline.name()),
-        rows,
-    }
-}
-
-/// What is worth a line about each allocator: each thing once.
-#[derive(Default)]
-struct Notes(Vec<String>);
-
-impl Notes {
-    fn add(&mut self, peer: &Peer, service: Option<&str>, messages: &str) {
-        let mut note = |text: String| {
-            let line = format!("{}: {text}", peer.name);
-            if !self.0.contains(&line) {
-                self.0.push(line);
-            }
-        };
-        if let peers::Source::Preload(path) = &peer.source {
-            let file = path.file_name().unwrap_or_default().to_string_lossy();
-            let service = service.map(|service| format!(", service {service}"));
-            note(format!("{file}{}", service.unwrap_or_default()));
-        }
-        messages.lines().for_each(|line| note(line.to_owned()));
-    }
-
-    fn lines(self, missing: &[Missing]) -> Vec<String> {
-        let missing = missing.iter().map(|m| format!("{}: MISSING: {}", m.name, m.remedy));
-        self.0.into_iter().chain(missing).collect()
-    }
-}
-
 fn report(results: &Results) {
-    let Results { kernel, cpus, runs, scale, .. } = results;
-    println!(
-        "Linux {kernel}, {cpus} CPUs, scale {scale}, medians of {runs} rounds (least–greatest)."
-    );
-    println!(
-        "CPU: of all threads. Peak and held: the whole process. Faults: of the measured part."
-    );
-    results.notes.iter().for_each(|note| println!("{note}"));
-    let bytes: u64 = results
-        .cases
-        .iter()
-        .flat_map(|case| case.rows.iter().flat_map(|row| &row.measured))
-        .map(|measured| measured.checked_bytes)
-        .sum();
-    println!("Content checked: {:.1} GB.\n", bytes as f64 / 1e9);
+    let columns =
+        "CPU: of all threads. Peak and held: the whole process. Faults: of the measured part.";
+    rounds::heading(results, columns);
     for case in &results.cases {
         println!("{}", table::of_case(case));
     }

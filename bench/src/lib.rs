@@ -11,6 +11,9 @@
 //!   `cargo build --release -p refpage-preload` before; `engine --help` has the flags, `main.rs` the
 //!   map of its modules.
 //!
+//! - `cargo run --release -p refpage-bench -- small [--quick] [--programs]`: the same of small blocks,
+//!   by the well-known workloads of allocators with one to eight threads, and of real programs.
+//!
 //! Each checks what it reads: a byte that is not what it should be ends the benchmark. The first two
 //! know wall times of one thread only.
 //!

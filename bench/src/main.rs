@@ -7,6 +7,15 @@
 //!     cargo run --release -p refpage-bench -- engine --case patch --with glibc --json patch.json
 //! ```
 //!
+//! The small blocks, under the well-known workloads of allocators, and real programs: see [`small`].
+//!
+//! ```text
+//!     cargo run --release -p refpage-bench -- small --install    what no package has, built below target/peers
+//!     cargo run --release -p refpage-bench -- small              all workloads, half an hour
+//!     cargo run --release -p refpage-bench -- small --quick      smaller and fewer, one to two minutes
+//!     cargo run --release -p refpage-bench -- small --programs --case redis --case gcc --with mimalloc
+//! ```
+//!
 //! And, on an emulated Arm machine that counts them, instructions instead of time: see [`instructions`].
 //!
 //! - **case**: a workload, such as "allocate 256 MiB, write to every page".
@@ -17,7 +26,7 @@
 //!   measured part; one wrong byte fails the run.
 //!
 //! ```text
-//!     engine ─▶ peers, cases        which peers under which cases
+//!     engine ─▶ peers, cases ─▶ rounds     which peers under which cases, all in each round
 //!       ├────▶ child ─▶ [process, LD_PRELOAD] work ─▶ cases ─▶ memory     the allocator under test
 //!       │                                              └────▶ measure    clock, CPU, memory, faults
 //!       └────▶ results ─▶ table, targets, JSON, CSV
@@ -33,6 +42,8 @@ mod peers;
 mod progress;
 mod random;
 mod results;
+mod rounds;
+mod small;
 mod table;
 mod targets;
 mod work;
@@ -51,20 +62,25 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Engine(engine::Arguments),
+    Small(small::Arguments),
     Instructions(instructions::Arguments),
     #[command(hide = true)]
     Work(work::Arguments),
     #[command(hide = true)]
     Count(instructions::count::Arguments),
+    #[command(hide = true)]
+    SmallWork(small::work::Arguments),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Engine(arguments) => engine::run(&arguments),
+        Command::Small(arguments) => small::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),
         Command::Count(arguments) => {
             instructions::count::run(&arguments).map(|()| ExitCode::SUCCESS)
         }
+        Command::SmallWork(arguments) => small::work::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Work(arguments) => work::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {

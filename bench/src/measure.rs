@@ -118,6 +118,11 @@ struct Memory {
     resident_kib: u64,
 }
 
+/// The resident set of this process, in KiB.
+pub fn resident_kib() -> u64 {
+    Memory::now().resident_kib
+}
+
 impl Memory {
     /// Reads it without allocating: the heap here is the one under test.
     fn now() -> Self {
@@ -130,7 +135,7 @@ impl Memory {
 }
 
 /// The number behind `name` in /proc/self/status.
-fn field(status: &[u8], name: &[u8]) -> u64 {
+pub fn field(status: &[u8], name: &[u8]) -> u64 {
     let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(name));
     let digits = line.into_iter().flatten().filter(|byte| byte.is_ascii_digit());
     digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))

@@ -333,7 +333,7 @@ fn stamp(page: usize) -> u8 {
 
 /// A byte that is not what it should be.
 #[derive(Debug)]
-pub struct Wrong(String);
+pub struct Wrong(pub String);
 
 impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

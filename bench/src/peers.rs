@@ -11,6 +11,8 @@ use crate::memory::{Baseline, PATTERN};
 
 /// The peer that ratios are taken to.
 pub const OFF: &str = "off";
+/// refpage under the best service that is to be had.
+pub const REFPAGE: &str = "refpage";
 /// refpage's file, which cargo leaves beside this binary.
 const LIBRARY: &str = "librefpage.so";
 /// The variant of refpage that has a page pool large enough for every case.
@@ -29,6 +31,8 @@ pub struct Peer {
     pub environment: Vec<(&'static str, String)>,
     /// The service of refpage that must have been taken.
     pub service: Option<&'static str>,
+    /// What a reader of its numbers has to know.
+    pub note: Option<&'static str>,
 }
 
 /// How memory is got.
@@ -51,32 +55,105 @@ pub struct Missing {
     pub remedy: String,
 }
 
-/// An allocator of the distribution.
-struct Known {
-    name: &'static str,
+/// An allocator that can be had.
+pub struct Known {
+    /// Its name in the tables.
+    pub name: &'static str,
     /// Library names, without `lib` and the ending.
     stems: &'static [&'static str],
-    /// Debian's package.
-    package: &'static str,
+    /// Where it comes from.
+    pub origin: Origin,
     environment: &'static [(&'static str, &'static str)],
+    note: Option<&'static str>,
 }
 
-const KNOWN: [Known; 4] = [
-    Known { name: "jemalloc", stems: &["jemalloc"], package: "libjemalloc2", environment: &[] },
-    Known { name: "mimalloc", stems: &["mimalloc"], package: "libmimalloc-dev", environment: &[] },
-    Known {
-        name: "tcmalloc",
-        stems: &["tcmalloc_minimal", "tcmalloc"],
-        package: "libtcmalloc-minimal4",
-        environment: &[],
-    },
+/// Where an allocator comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A package of Debian's.
+    Package(&'static str),
+    /// The source in a crate, which `small --install` compiles.
+    Crate(&'static str),
+}
+
+const SCUDO: Known = Known {
+    name: "scudo",
+    stems: &["clang_rt.scudo_standalone", "scudo"],
+    origin: Origin::Package("libclang-rt-14-dev"),
+    environment: &[],
+    note: None,
+};
+
+/// An allocator of the distribution without settings.
+const fn packaged(
+    name: &'static str,
+    stems: &'static [&'static str],
+    package: &'static str,
+) -> Known {
+    Known { name, stems, origin: Origin::Package(package), environment: &[], note: None }
+}
+
+/// All of them.
+pub const KNOWN: [Known; 8] = [
+    packaged("jemalloc", &["jemalloc"], "libjemalloc2"),
+    packaged("mimalloc", &["mimalloc"], "libmimalloc-dev"),
+    packaged("tcmalloc", &["tcmalloc_minimal", "tcmalloc"], "libtcmalloc-minimal4"),
+    SCUDO,
     Known {
         name: "scudo-fill",
-        stems: &["clang_rt.scudo_standalone", "scudo"],
-        package: "libclang-rt-19-dev, or that of another version",
         environment: &[("SCUDO_OPTIONS", "pattern_fill_contents=true")],
+        ..SCUDO
+    },
+    Known {
+        name: "scudo-fill-zero",
+        environment: &[("SCUDO_OPTIONS", "pattern_fill_contents=true:zero_contents=true")],
+        note: Some("Scudo fills in one way at a time: asked for both, it fills with zeros"),
+        ..SCUDO
+    },
+    Known {
+        name: "snmalloc",
+        stems: &["snmalloc", "snmallocshim"],
+        origin: Origin::Crate("snmalloc-sys"),
+        environment: &[],
+        note: None,
+    },
+    Known {
+        name: "rpmalloc",
+        stems: &["rpmalloc"],
+        origin: Origin::Crate("rpmalloc-sys"),
+        environment: &[],
+        note: None,
     },
 ];
+
+impl Known {
+    /// Its library: the one that `small --install` made, else one of the system's.
+    pub fn library(&self) -> Option<PathBuf> {
+        let made = made_here().ok().map(|directory| directory.join(self.file()));
+        made.filter(|path| path.exists()).or_else(|| libraries::installed(self.stems))
+    }
+
+    /// The name of the library that `small --install` makes.
+    pub fn file(&self) -> String {
+        format!("lib{}.so", self.name)
+    }
+
+    fn remedy(&self) -> String {
+        match self.origin {
+            Origin::Package(package) => {
+                format!("not installed; Debian's package is {package}, or that of another version")
+            }
+            Origin::Crate(name) => {
+                format!("not built; `refpage-bench small --install` builds it from {name}")
+            }
+        }
+    }
+}
+
+/// Where `small --install` puts what it makes: `target/peers`, beside the directory of this binary.
+pub fn made_here() -> Result<PathBuf> {
+    Ok(own_directory()?.with_file_name("peers"))
+}
 
 /// What `--with` takes besides names of allocators: none of them.
 const NONE: &str = "none";
@@ -84,14 +161,23 @@ const NONE: &str = "none";
 /// Services of refpage; `refpage` itself takes the best that is to be had.
 const SERVICES: [&str; 5] = [OFF, "memset", "eager", "cow", "lazy"];
 
-/// The allocators of this run: refpage's three, and those of `with`, or all known ones.
-pub fn find(with: &[String], extra_options: &str) -> Result<(Vec<Peer>, Vec<Missing>)> {
+/// Whether a row is refpage's own, under whichever service.
+pub fn is_own(name: &str) -> bool {
+    name == REFPAGE || SERVICES.contains(&name)
+}
+
+/// The allocators of this run: refpage as each of `own`, and those of `with`, or else `others`.
+pub fn find(
+    own: &[&str],
+    others: &[&str],
+    with: &[String],
+    extra_options: &str,
+) -> Result<(Vec<Peer>, Vec<Missing>)> {
     let library = own_library()?;
     let mut peers: Vec<Peer> =
-        [OFF, "memset", "refpage"].map(|name| refpage(name, &library, extra_options)).into();
+        own.iter().map(|name| refpage(name, &library, extra_options)).collect();
     let mut missing = Vec::new();
-    let all: Vec<String> =
-        std::iter::once("glibc").chain(KNOWN.iter().map(|k| k.name)).map(String::from).collect();
+    let all: Vec<String> = others.iter().copied().map(String::from).collect();
     for text in if with.is_empty() { &all } else { with } {
         if text == NONE || peers.iter().any(|peer| peer.name == *text) {
             continue;
@@ -127,6 +213,7 @@ pub fn refpage(name: &str, library: &Path, extra_options: &str) -> Peer {
         promise: (name != OFF).then_some(PATTERN),
         environment: vec![("REFPAGE_OPTIONS", options)],
         service,
+        note: None,
     }
 }
 
@@ -156,12 +243,14 @@ pub fn baseline(baseline: Baseline) -> Result<Peer, Missing> {
         promise: None,
         environment: Vec::new(),
         service: None,
+        note: None,
     })
 }
 
 /// An allocator that is not refpage.
 fn peer(name: &str, source: Source) -> Peer {
-    Peer { name: name.into(), source, promise: None, environment: Vec::new(), service: None }
+    let environment = Vec::new();
+    Peer { name: name.into(), source, promise: None, environment, service: None, note: None }
 }
 
 /// The C library's malloc.
@@ -185,11 +274,10 @@ fn other(text: &str) -> Result<Result<Peer, String>> {
              NAME=PATH/lib.so"
         )
     };
-    let Some(path) = libraries::installed(known.stems) else {
-        return Ok(Err(format!("not installed; Debian's package is {}", known.package)));
-    };
+    let Some(path) = known.library() else { return Ok(Err(known.remedy())) };
     let environment = known.environment.iter().map(|&(key, value)| (key, value.into())).collect();
-    Ok(Ok(Peer { environment, ..peer(text, Source::Preload(preloadable(&path)?)) }))
+    let note = known.note;
+    Ok(Ok(Peer { environment, note, ..peer(text, Source::Preload(preloadable(&path)?)) }))
 }
 
 /// The path as LD_PRELOAD and /proc/self/maps have it.

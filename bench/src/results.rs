@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, Write};
 
 use serde::Serialize;
 
+use crate::small::means::Mean;
 use crate::targets::Verdict;
 use crate::work::Measured;
 use refpage_bench::stats::{Summary, differences, ratios, summarize};
@@ -26,6 +27,9 @@ pub struct Results {
     pub notes: Vec<String>,
     /// The cases that were run.
     pub cases: Vec<CaseResults>,
+    /// Geometric means over the cases, of the runs that have them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub means: Vec<Mean>,
     /// What was aimed at, and what came of it.
     pub targets: Vec<Verdict>,
 }
@@ -105,7 +109,8 @@ impl CaseResults {
 }
 
 impl Row {
-    fn values(&self, metric: Metric) -> Vec<f64> {
+    /// One value a round.
+    pub fn values(&self, metric: Metric) -> Vec<f64> {
         self.measured.iter().map(|measured| metric.of(measured)).collect()
     }
 
@@ -144,14 +149,16 @@ impl Results {
     fn lines(&self, file: &mut impl Write) -> io::Result<()> {
         writeln!(
             file,
-            "case,peer,round,operations,wall_ns,cpu_ns,late_cpu_ns,peak_kib,held_kib,minor_faults,major_faults"
+            "case,peer,round,operations,wall_ns,cpu_ns,late_cpu_ns,peak_kib,held_kib,minor_faults,major_faults,decayed_kib"
         )?;
         for case in &self.cases {
             for row in &case.rows {
-                for (round, Measured { cost, operations, .. }) in row.measured.iter().enumerate() {
+                for (round, measured) in row.measured.iter().enumerate() {
+                    let Measured { cost, operations, decayed_kib, .. } = measured;
+                    let decayed = decayed_kib.map_or_else(String::new, |kib| kib.to_string());
                     writeln!(
                         file,
-                        "{},{},{round},{operations},{},{},{},{},{},{},{}",
+                        "{},{},{round},{operations},{},{},{},{},{},{},{},{decayed}",
                         case.name,
                         row.peer,
                         cost.wall_ns,

@@ -32,6 +32,19 @@ pub fn ratios(values: &[f64], base: &[f64]) -> Option<Summary> {
     summarize(values.iter().zip(base).filter(|(_, base)| **base > 0.0).map(|(v, b)| v / b))
 }
 
+/// The geometric mean; `None` when there are no values, or one is not above zero.
+pub fn geometric_mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let (mut sum, mut count) = (0.0, 0);
+    for value in values {
+        if value.is_nan() || value <= 0.0 {
+            return None;
+        }
+        sum += value.ln();
+        count += 1;
+    }
+    (count > 0).then(|| (sum / f64::from(count)).exp())
+}
+
 /// Summarises the differences of values of the same round.
 pub fn differences(values: &[f64], base: &[f64]) -> Option<Summary> {
     summarize(values.iter().zip(base).map(|(v, b)| v - b))
@@ -46,6 +59,16 @@ mod tests {
         assert_eq!(summarize([3.0, 1.0, 2.0]), Some(Summary { median: 2.0, min: 1.0, max: 3.0 }));
         assert_eq!(summarize([4.0, 1.0, 2.0, 3.0]).unwrap().median, 2.5);
         assert_eq!(summarize([]), None);
+    }
+
+    #[test]
+    fn a_geometric_mean_gives_a_half_and_a_double_the_same_weight() {
+        let mean = |values: &[f64]| geometric_mean(values.iter().copied());
+        assert!((mean(&[0.5, 2.0]).unwrap() - 1.0).abs() < 1e-12);
+        assert!((mean(&[1.0, 10.0, 100.0]).unwrap() - 10.0).abs() < 1e-9);
+        assert_eq!(mean(&[]), None);
+        assert_eq!(mean(&[1.0, 0.0]), None);
+        assert_eq!(mean(&[1.0, f64::NAN]), None);
     }
 
     #[test]

@@ -133,7 +133,7 @@ pub fn of_targets(verdicts: &[Verdict]) -> String {
 }
 
 /// A median and its range in a unit that fits the median.
-fn time(nanoseconds: Summary) -> String {
+pub fn time(nanoseconds: Summary) -> String {
     let (unit, size) = match nanoseconds.median {
         size if size < 1e3 => ("ns", 1.0),
         size if size < 1e6 => ("us", 1e3),
@@ -143,7 +143,8 @@ fn time(nanoseconds: Summary) -> String {
     range(scaled(nanoseconds, 1.0 / size), unit, amount)
 }
 
-fn mebibytes(kibibytes: Summary) -> String {
+/// The same in MiB.
+pub fn mebibytes(kibibytes: Summary) -> String {
     range(scaled(kibibytes, 1.0 / 1024.0), "", amount)
 }
 
@@ -153,7 +154,7 @@ fn scaled(summary: Summary, factor: f64) -> Summary {
 }
 
 /// `median unit (least–greatest)`, or the median alone where that is all that would be seen.
-fn range(summary: Summary, unit: &str, number: fn(f64) -> String) -> String {
+pub fn range(summary: Summary, unit: &str, number: fn(f64) -> String) -> String {
     let [median, min, max] = [summary.median, summary.min, summary.max].map(number);
     let space = if unit.is_empty() { "" } else { " " };
     let spread = if min == max { String::new() } else { format!(" ({min}–{max})") };
@@ -161,7 +162,7 @@ fn range(summary: Summary, unit: &str, number: fn(f64) -> String) -> String {
 }
 
 /// Three significant digits or so.
-fn amount(value: f64) -> String {
+pub fn amount(value: f64) -> String {
     match value.abs() {
         size if size < 10.0 => format!("{value:.2}"),
         size if size < 100.0 => format!("{value:.1}"),

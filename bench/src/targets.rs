@@ -3,11 +3,9 @@
 use serde::Serialize;
 
 use crate::memory::Baseline;
-use crate::peers::{LARGE_POOL, OFF};
+use crate::peers::{LARGE_POOL, OFF, REFPAGE};
 use crate::results::{CaseResults, Metric, Row};
 use refpage_bench::stats::Summary;
-
-const REFPAGE: &str = "refpage";
 
 /// A bound.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -160,7 +158,8 @@ mod tests {
             major_faults: 0,
             peak_was_reset: true,
         };
-        let measured = Measured { cost, operations: 10, checked_bytes: 1, service: None };
+        let measured =
+            Measured { cost, operations: 10, checked_bytes: 1, service: None, decayed_kib: None };
         Row { peer: peer.into(), measured: vec![measured], failure: None }
     }
 

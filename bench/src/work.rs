@@ -45,13 +45,28 @@ pub struct Provider {
 impl Provider {
     /// The memory, once it is certain that it is what was asked for. From here on the process has its time limit.
     pub fn memory(&self) -> Result<Box<dyn Memory>> {
+        Ok(match self.baseline {
+            Some(baseline) => {
+                self.begin()?;
+                Box::new(Mapped::new(baseline))
+            }
+            None => Box::new(self.malloc()?),
+        })
+    }
+
+    /// The same where no baseline can be asked for.
+    pub fn malloc(&self) -> Result<Malloc> {
+        self.begin()?;
+        if self.baseline.is_some() {
+            bail!("only an allocator can do this, not a baseline");
+        }
+        Ok(Malloc { promise: self.promise })
+    }
+
+    fn begin(&self) -> Result<()> {
         // SAFETY: alarm only sets a timer, whose signal ends this process.
         unsafe { libc::alarm(self.timeout) };
-        check_provider(self.library.as_deref())?;
-        Ok(match self.baseline {
-            Some(baseline) => Box::new(Mapped::new(baseline)),
-            None => Box::new(Malloc { promise: self.promise }),
-        })
+        check_provider(self.library.as_deref())
     }
 }
 
@@ -67,6 +82,9 @@ pub struct Measured {
     pub checked_bytes: u64,
     /// The service that refpage took.
     pub service: Option<String>,
+    /// Resident set a while after everything was freed, in KiB, where that was waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decayed_kib: Option<u64>,
 }
 
 /// Measures, checks and reports.
@@ -75,7 +93,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let case = cases::all(arguments.scale).into_iter().find(|case| case.name == arguments.case);
     let case = case.with_context(|| format!("no case is called {}", arguments.case))?;
     let Outcome { cost, operations, checked_bytes } = case.work.run(&*memory)?;
-    let measured = Measured { cost, operations, checked_bytes, service: service() };
+    let service = service();
+    let measured = Measured { cost, operations, checked_bytes, service, decayed_kib: None };
     println!("{}", serde_json::to_string(&measured)?);
     Ok(())
 }
@@ -101,7 +120,7 @@ fn check_provider(library: Option<&Path>) -> Result<()> {
 }
 
 /// The file that this process's malloc is in.
-fn provider() -> Option<PathBuf> {
+pub fn provider() -> Option<PathBuf> {
     let malloc = symbol(c"malloc")?;
     // SAFETY: the structure is plain pointers, for which null is a valid value, and the name that
     // dladdr leaves in it belongs to the loader and stays.
