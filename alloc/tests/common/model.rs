@@ -50,6 +50,7 @@ impl Random {
 
 /// What is asked for.
 #[derive(Clone, Copy)]
+#[allow(dead_code, reason = "each test file is a crate of its own and uses one of these")]
 pub enum Mix {
     /// Sizes as programs ask for them: mostly small, some around the threshold, a few large; few alignments.
     Programs,
