@@ -66,7 +66,7 @@ fn blocks(program: &str, behaviour: &str, service: &str, options: &str) {
         return;
     }
     let mut command = Command::new(path);
-    preload(command.arg(behaviour), &format!("service={service}:{options}").trim_end_matches(':'));
+    preload(command.arg(behaviour), format!("service={service}:{options}").trim_end_matches(':'));
     if service == "off" {
         command.env("TEST_UNPATTERNED", "1");
     }

@@ -56,14 +56,14 @@ static void *hand_to_a_neighbour(void *argument) {
 
 static void thousands_at_once(void) {
     pthread_t *threads = aside(MANY * sizeof *threads);
-    const size_t before = rss();
+    const size_t most = affordable(MANY * 64 * KIB) / (64 * KIB), before = rss();
     size_t count = 0;
     int error = 0;
-    while (count < MANY && (error = pthread_create(&threads[count], &attributes, hand_to_a_neighbour,
+    while (count < most && (error = pthread_create(&threads[count], &attributes, hand_to_a_neighbour,
                                                    (void *)count)) == 0)
         count++;
     if (error)
-        printf("skipped: %d threads at once, there can be %zu: %s\n", MANY, count, strerror(error));
+        printf("skipped: %zu threads at once, there can be %zu: %s\n", most, count, strerror(error));
     CHECK(count > 1);
     CHECK(pthread_barrier_init(&round_ends, NULL, (unsigned)count) == 0);
     pthread_mutex_lock(&gate);
