@@ -50,7 +50,22 @@ static void not_live(const void *block) {
 
 struct actor {
     uint64_t state, next_id;
+    /* A handler may be told that there is no memory that time: it may have interrupted who holds it. */
+    int is_handler;
+    unsigned long asked, refused;
 };
+
+/* Null for a handler only. */
+static void *granted(struct actor *actor, void *block) {
+    actor->asked++;
+    if (!block) {
+        if (!actor->is_handler)
+            FAIL("a thread was refused memory");
+        CHECK(errno == ENOMEM);
+        actor->refused++;
+    }
+    return block;
+}
 
 static size_t some_size(struct actor *actor) {
     uint64_t dice = random_next(&actor->state) >> 32;
@@ -62,14 +77,13 @@ static size_t some_size(struct actor *actor) {
 static struct stamped *make(struct actor *actor) {
     size_t size = some_size(actor);
     uint64_t id = actor->next_id++;
-    void *block;
+    void *block = granted(actor, id % 4 == 0 ? calloc(1, size) : malloc(size));
+    if (!block)
+        return NULL;
+    now_live(block);
     if (id % 4 == 0) {
-        block = need(calloc(1, size));
-        now_live(block);
         EXPECT_BYTES(block, size, 0, "calloc");
     } else {
-        block = need(malloc(size));
-        now_live(block);
         fresh(block, "malloc");
     }
     return stamp(block, size, id);
@@ -84,11 +98,19 @@ static void drop(struct stamped *block, const char *what) {
 }
 
 static struct stamped *resize(struct actor *actor, struct stamped *block) {
+    if (!block)
+        return NULL;
     size_t size = some_size(actor), least = size < block->size ? size : block->size;
     uint64_t id = block->id;
     expect_stamp(block, "a block to be resized");
     not_live(block);
-    block = need(realloc(block, size));
+    struct stamped *old = block;
+    block = granted(actor, realloc(old, size));
+    if (!block) {
+        now_live(old);
+        expect_stamp(old, "a block whose realloc was refused");
+        return old;
+    }
     now_live(block);
     CHECK(block->id == id);
     EXPECT_BYTES(block->bytes, least - sizeof *block, (unsigned char)(id * 31 + 7), "a resized block");
@@ -191,9 +213,11 @@ static void interrupt(int count) {
     alarm(30);
     pattern_at(&action);
     patterned();
+    const size_t before = mallinfo2().uordblks;
     for (int i = 0; i < count; i++) {
-        threads[i].in_thread = (struct actor){(uint64_t)i * 2 + 1, (uint64_t)(i * 2) << 32};
-        threads[i].in_handler = (struct actor){(uint64_t)i * 2 + 2, (uint64_t)(i * 2 + 1) << 32};
+        threads[i].in_thread = (struct actor){.state = (uint64_t)i * 2 + 1, .next_id = (uint64_t)(i * 2) << 32};
+        threads[i].in_handler =
+            (struct actor){.state = (uint64_t)i * 2 + 2, .next_id = (uint64_t)(i * 2 + 1) << 32, .is_handler = 1};
         CHECK(pthread_create(&threads[i].thread, NULL, work, &threads[i]) == 0);
     }
     /* So long, and until something has happened: an emulated machine takes longer. */
@@ -208,6 +232,20 @@ static void interrupt(int count) {
         drop(mailboxes[i], "a block that nobody fetched");
     for (int i = 0; i < BUCKETS * PLACES; i++)
         CHECK(live[i / PLACES][i % PLACES] == 0);
+    /* What handlers freed while nobody could take it is free as soon as somebody can. */
+    for (int i = 0; i < 4; i++) {
+        void *small = need(malloc(5000)), *large = need(malloc(100 * KIB));
+        free(small);
+        free(large);
+    }
+    EXPECT_AT_MOST(mallinfo2().uordblks, before + MIB / 2);
+    unsigned long asked = 0, refused = 0;
+    for (int i = 0; i < count; i++) {
+        asked += threads[i].in_handler.asked;
+        refused += threads[i].in_handler.refused;
+    }
+    printf("figure: handlers asked for %lu blocks, %lu were refused\n", asked, refused);
+    CHECK(refused < asked / 2);
     printf("figure: %lu handlers ran, %lu rounds\n", (unsigned long)handled, (unsigned long)done);
 }
 
