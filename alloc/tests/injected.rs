@@ -9,7 +9,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
 use std::sync::mpsc;
 
-use model::{Block, churn};
+use model::{Block, Mix, churn};
 use refpage::sys::inject::{Failure, Site, fail, failed, places};
 use refpage_alloc::{heap, service_name, tags_name};
 use rustix::io::Errno;
@@ -57,7 +57,7 @@ fn steps_with(site: Site, every: u32, failure: Failure) -> u64 {
         for seed in [1, 2] {
             scope.spawn(move || {
                 let (sender, receiver) = mpsc::channel();
-                churn(u64::from(every) * 100 + seed, 700, &sender, &receiver);
+                churn(u64::from(every) * 100 + seed, Mix::Programs, 700, &sender, &receiver);
                 drop(sender);
                 receiver.into_iter().for_each(Block::free);
             });

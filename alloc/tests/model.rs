@@ -5,7 +5,7 @@ mod model;
 
 use std::sync::mpsc;
 
-use model::{Block, churn};
+use model::{Block, Mix, churn};
 use refpage_alloc::{RefPage, service_name};
 
 #[global_allocator]
@@ -14,7 +14,7 @@ static ALLOCATOR: RefPage = RefPage::new();
 #[test]
 fn blocks_hold_what_the_model_says() {
     let (sender, receiver) = mpsc::channel();
-    churn(0x5EED, 6000, &sender, &receiver);
+    churn(0x5EED, Mix::Programs, 6000, &sender, &receiver);
     drop(sender);
     receiver.into_iter().for_each(Block::free);
     println!("service {}", service_name());
@@ -29,7 +29,7 @@ fn blocks_that_other_threads_free_hold_it_too() {
         for (i, receiver) in receivers.into_iter().enumerate() {
             let next = senders[(i + 1) % THREADS].clone();
             scope.spawn(move || {
-                churn(i as u64 + 1, 1500, &next, &receiver);
+                churn(i as u64 + 1, Mix::Programs, 1500, &next, &receiver);
                 drop(next);
                 // Bounded: what still comes is freed when the channel goes with its blocks' owner.
                 receiver.try_iter().for_each(Block::free);

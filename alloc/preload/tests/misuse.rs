@@ -42,14 +42,33 @@ misuses! {
     double_free_of_a_medium_block_ends_the_process: "double-free-medium" is "double free";
     double_free_of_a_large_block_ends_the_process: "double-free-large" is "double free";
     double_free_after_other_work_ends_the_process: "double-free-later" is "double free";
+    double_free_after_another_of_its_class_ends_the_process: "double-free-after-one" is "double free";
+    double_free_after_some_of_its_class_ends_the_process: "double-free-after-some" is "double free";
+    double_free_after_hundreds_of_its_class_ends_the_process: "double-free-after-hundreds" is "double free";
+    double_free_after_all_are_freed_ends_the_process: "double-free-of-all" is "free";
+    double_free_of_trimmed_memory_ends_the_process: "double-free-after-trim" is "free";
+    double_free_of_what_a_thread_freed_ends_the_process: "double-free-after-a-thread" is "double free";
+    double_free_by_a_thread_ends_the_process: "double-free-by-a-thread" is "double free";
+    double_free_of_a_dead_threads_block_ends_the_process: "double-free-of-a-threads" is "double free";
     free_of_the_stack_ends_the_process: "free-of-stack" is "invalid free";
     free_of_a_static_ends_the_process: "free-of-static" is "invalid free";
     free_of_a_wild_pointer_ends_the_process: "free-of-null-page" is "invalid free";
     free_inside_a_small_block_ends_the_process: "free-inside-small" is "invalid free";
+    free_inside_one_of_the_least_blocks_ends_the_process: "free-inside-least" is "invalid free";
+    free_inside_a_block_at_a_page_ends_the_process: "free-inside-at-a-page" is "invalid free";
+    free_inside_a_dead_threads_block_ends_the_process: "free-inside-anothers" is "invalid free";
+    free_before_a_blocks_start_ends_the_process: "free-before" is "invalid free";
+    free_of_the_place_behind_a_block_ends_the_process: "free-behind" is "free";
+    free_of_the_place_before_a_block_ends_the_process: "free-ahead" is "free";
+    free_of_a_place_that_was_never_handed_out_ends_the_process: "free-far-behind" is "free";
+    free_of_the_heaps_unused_addresses_ends_the_process: "free-a-gib-behind" is "invalid free";
     free_beside_the_alignment_ends_the_process: "free-misaligned" is "invalid free";
     free_inside_a_large_block_ends_the_process: "free-inside-large" is "invalid free";
     free_beside_a_large_blocks_start_ends_the_process: "free-large-misaligned" is "invalid free";
     realloc_of_a_freed_block_ends_the_process: "realloc-of-freed" is "free";
+    realloc_of_a_freed_small_block_ends_the_process: "realloc-of-freed-small" is "free";
+    realloc_inside_a_small_block_ends_the_process: "realloc-inside-small" is "invalid free";
+    asking_for_a_freed_small_blocks_size_ends_the_process: "size-of-freed-small" is "free";
 }
 
 fn limits(behaviour: &str, service: &str) {

@@ -24,16 +24,38 @@ impl Random {
         (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % bound
     }
 
-    /// Sizes as programs ask for them: mostly small, some around the threshold, a few large.
-    fn size(&mut self) -> usize {
-        match self.below(100) {
-            0..60 => 1 + self.below(1024),
-            60..80 => 1 + self.below(32 << 10),
-            80..92 => (60 << 10) + self.below(16 << 10),
-            92..99 => (64 << 10) + self.below(1 << 20),
-            _ => (1 << 20) + self.below(8 << 20),
+    fn size(&mut self, mix: Mix) -> usize {
+        match (mix, self.below(100)) {
+            (Mix::Programs, 0..60) => 1 + self.below(1024),
+            (Mix::Programs, 60..80) => 1 + self.below(32 << 10),
+            (Mix::Programs, 80..92) => (60 << 10) + self.below(16 << 10),
+            (Mix::Programs, 92..99) => (64 << 10) + self.below(1 << 20),
+            (Mix::Programs, _) => (1 << 20) + self.below(8 << 20),
+            (Mix::Small, 0..20) => 1 + self.below(70_000),
+            (Mix::Small, _) => {
+                let most = 70_000.min(1 << self.below(18));
+                1 + self.below(most)
+            }
         }
     }
+
+    fn align(&mut self, mix: Mix) -> usize {
+        match mix {
+            Mix::Programs if self.below(10) == 0 => 1 << self.below(22),
+            Mix::Small if self.below(2) == 0 => 1 << self.below(17),
+            _ => 8,
+        }
+    }
+}
+
+/// What is asked for.
+#[derive(Clone, Copy)]
+#[allow(dead_code, reason = "each test file is a crate of its own and uses one of these")]
+pub enum Mix {
+    /// Sizes as programs ask for them: mostly small, some around the threshold, a few large; few alignments.
+    Programs,
+    /// Sizes up to 70,000, as many below each power of two, and half of them at alignments up to 65,536.
+    Small,
 }
 
 /// A block and what it must hold: `tag` in its first `written` bytes, zeros behind them up to
@@ -51,9 +73,8 @@ pub struct Block {
 unsafe impl Send for Block {}
 
 impl Block {
-    fn new(random: &mut Random) -> Self {
-        let size = random.size();
-        let align = if random.below(10) == 0 { 1 << random.below(22) } else { 8 };
+    fn new(random: &mut Random, mix: Mix) -> Self {
+        let (size, align) = (random.size(mix), random.align(mix));
         let layout = Layout::from_size_align(size, align).expect("a valid layout");
         let zeroed = random.below(4) == 0;
         // SAFETY: the size is not zero.
@@ -104,13 +125,13 @@ impl Block {
         }
     }
 
-    fn reallocate(&mut self, random: &mut Random) {
+    fn reallocate(&mut self, random: &mut Random, mix: Mix) {
         let near = random.below(2) == 0;
-        let new = if near { 1 + self.size / 8 * (4 + random.below(10)) } else { random.size() };
+        let new = if near { 1 + self.size / 8 * (4 + random.below(10)) } else { random.size(mix) };
         let layout = Layout::from_size_align(self.size, self.align).expect("a valid layout");
         // SAFETY: the block came from this allocator with this layout.
         self.start = unsafe { ALLOCATOR.realloc(self.start, layout, new) };
-        assert!(!self.start.is_null());
+        assert!(!self.start.is_null() && (self.start as usize).is_multiple_of(self.align));
         self.size = new;
         self.written = self.written.min(new);
         self.zero_to = self.zero_to.min(new);
@@ -129,15 +150,21 @@ impl Block {
 }
 
 /// Takes `steps` random steps; blocks are passed on to, and taken from, other threads.
-pub fn churn(seed: u64, steps: usize, pass_on: &mpsc::Sender<Block>, from: &mpsc::Receiver<Block>) {
+pub fn churn(
+    seed: u64,
+    mix: Mix,
+    steps: usize,
+    pass_on: &mpsc::Sender<Block>,
+    from: &mpsc::Receiver<Block>,
+) {
     let mut random = Random(seed);
     let mut blocks: Vec<Block> = Vec::new();
     for _ in 0..steps {
         match random.below(10) {
-            0..4 => blocks.push(Block::new(&mut random)),
+            0..4 => blocks.push(Block::new(&mut random, mix)),
             4..6 if !blocks.is_empty() => {
                 let at = random.below(blocks.len());
-                blocks[at].reallocate(&mut random);
+                blocks[at].reallocate(&mut random, mix);
             }
             6 if !blocks.is_empty() => {
                 let at = random.below(blocks.len());
