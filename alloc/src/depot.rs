@@ -12,9 +12,10 @@
 //! told from one that stayed. What a batch holds is outside the blocks, as in a magazine (the idea
 //! of a depot is from J. Bonwick and J. Adams, "Magazines and Vmem", USENIX 2001).
 
+use core::cell::UnsafeCell;
 use core::ptr::null_mut;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use refpage::sys::vm;
 use rustix::io::Result;
@@ -32,7 +33,8 @@ struct Batch {
     /// Number of the batch below plus one, 0 at the bottom.
     next: AtomicU32,
     len: AtomicU32,
-    blocks: [AtomicPtr<u8>; BATCH],
+    /// Whoever has taken the batch off its stack has it alone.
+    blocks: UnsafeCell<[*mut u8; BATCH]>,
 }
 
 /// The head of a stack: in the lower half the number of the topmost batch plus one, in the upper
@@ -63,7 +65,7 @@ pub struct Depot {
     shelves: [Shelf; COUNT],
 }
 
-// SAFETY: all of it is atomics in a mapping that lives as long as the depot.
+// SAFETY: all of it is atomics, or one's who has popped it, in a mapping that lives as long as the depot.
 unsafe impl Sync for Depot {}
 // SAFETY: as above; nothing here belongs to a thread.
 unsafe impl Send for Depot {}
@@ -93,10 +95,10 @@ impl Depot {
     pub fn give(&self, class: usize, blocks: &[*mut u8]) -> bool {
         let Some(number) = self.pop(&self.unused).or_else(|| self.make()) else { return false };
         let batch = self.batch(number);
-        for (place, &block) in batch.blocks.iter().zip(blocks) {
-            place.store(block, Relaxed);
-        }
-        batch.len.store(blocks.len() as u32, Relaxed);
+        let len = blocks.len().min(BATCH);
+        // SAFETY: the batch is on no stack, so it is this thread's, and has room for that many.
+        unsafe { batch.blocks.get().cast::<*mut u8>().copy_from(blocks.as_ptr(), len) };
+        batch.len.store(len as u32, Relaxed);
         let shelf = &self.shelves[class];
         self.push(&shelf.stack, number);
         shelf.count.fetch_add(1, Relaxed);
@@ -114,8 +116,10 @@ impl Depot {
         let batch = self.batch(number);
         let len = batch.len.load(Relaxed) as usize;
         let left = len.saturating_sub(out.len());
-        for (place, block) in out.iter_mut().zip(batch.blocks.iter().take(len).skip(left)) {
-            *place = block.load(Relaxed);
+        // SAFETY: as in `give`; so many blocks lie in the batch, and have room in `out`.
+        unsafe {
+            let blocks = batch.blocks.get().cast::<*mut u8>();
+            out.as_mut_ptr().copy_from_nonoverlapping(blocks.add(left), len - left);
         }
         if left > 0 {
             batch.len.store(left as u32, Relaxed);

@@ -262,38 +262,36 @@ pub unsafe fn deallocate(ptr: *mut u8) {
     // SAFETY: the address is in the Region, as was just seen.
     let state = unsafe { FAST.state(address) };
     let live = state.load(Relaxed);
-    // Shorter than no block: not live.
-    if live.wrapping_sub(1) >= classes::SHORT as u8 || !address.is_multiple_of(GRANULE) {
-        // SAFETY: the caller's promise.
-        return unsafe { deallocate_other(ptr, state) };
+    if live == 0 || !address.is_multiple_of(GRANULE) {
+        return deallocate_large(ptr);
     }
-    // SAFETY: the block is live, of that class, and its last user's to give up.
-    unsafe { deallocate_small(ptr, state, usize::from(live) - 1) };
-}
-
-/// # Safety
-/// As for [`deallocate`], for a live block of `class`, whose state is `state`.
-#[inline(always)]
-unsafe fn deallocate_small(ptr: *mut u8, state: &AtomicU8, class: usize) {
+    let class = usize::from(live) - 1;
     tags::check_block(ptr, class);
     state.store(0, Relaxed);
+    if class >= classes::SHORT && tags::must_refill(start::heap().engine.content()) {
+        // SAFETY: the block was live, of that class, and is its last user's to give up.
+        return unsafe { refill_and_keep(ptr, class) };
+    }
+    // SAFETY: as above.
+    keep(class, unsafe { tags::refill_block(start::heap().engine.content(), ptr, class) });
+}
+
+/// For blocks whose fill is a call anyway.
+///
+/// # Safety
+/// The block is of that class, not live, and in this thread's hands.
+#[inline(never)]
+unsafe fn refill_and_keep(block: *mut u8, class: usize) {
     // SAFETY: the caller's promise.
-    let block = unsafe { tags::refill_block(start::heap().engine.content(), ptr, class) };
+    keep(class, unsafe { tags::refill_block(start::heap().engine.content(), block, class) });
+}
+
+/// Puts a free block into the thread's magazine.
+#[inline(always)]
+fn keep(class: usize, block: *mut u8) {
     if !with_own(|cache| cache.push(class, block)).unwrap_or(false) {
         keep_slow(class, block);
     }
-}
-
-/// # Safety
-/// As for [`deallocate`]; `state` is that of the pointer's granule.
-#[inline(never)]
-unsafe fn deallocate_other(ptr: *mut u8, state: &AtomicU8) {
-    let live = state.load(Relaxed);
-    if live == 0 || !tags::address(ptr).is_multiple_of(GRANULE) {
-        return deallocate_large(ptr);
-    }
-    // SAFETY: as in `deallocate`.
-    unsafe { deallocate_small(ptr, state, usize::from(live) - 1) }
 }
 
 #[cold]

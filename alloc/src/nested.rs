@@ -11,6 +11,7 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use core::sync::atomic::{AtomicUsize, compiler_fence};
 
 use crate::classes::{self, COUNT};
+use crate::fork::Inside;
 use crate::heap::{self, Heap};
 use crate::misuse;
 use crate::page_map::Kind;
@@ -85,7 +86,8 @@ fn free_all(heap: &Heap) {
         // SAFETY: blocks on the list are live, and hold the link to the next.
         unsafe {
             link = pointer.cast::<usize>().read() ^ heap.chance.secret();
-            heap::deallocate(pointer);
+            // Not on a slow path any more, as far as this is concerned.
+            Inside::call_out(|| heap::deallocate(pointer));
         }
     }
 }

@@ -241,6 +241,12 @@ pub fn check_block(pointer: *const u8, class: usize) {
     }
 }
 
+/// Whether anything is to be written to a block that is freed.
+#[inline]
+pub fn must_refill(content: Content) -> bool {
+    content != Content::Anything || on()
+}
+
 /// Writes the content over a block that is freed: the pointer that its next user will get.
 ///
 /// # Safety

@@ -131,21 +131,52 @@ impl ThreadCache {
         limit.div_ceil(2)
     }
 
-    /// Moves the magazine's blocks to `out`, those first that were freed first: how many.
-    pub fn take_oldest(&mut self, class: usize, out: &mut [*mut u8]) -> usize {
+    /// Has `give` take up to `most` of the magazine's blocks, those that were freed first, if it says so:
+    /// how many.
+    pub fn relieve(
+        &mut self,
+        class: usize,
+        most: usize,
+        give: impl FnOnce(&[*mut u8]) -> bool,
+    ) -> usize {
         if self.limits[class] == 0 {
             return 0;
         }
         let first = START[class] as usize + 1;
         let end = self.tops[class] as usize + 1;
-        let count = out.len().min(end - first);
-        if let (Some(from), Some(to)) =
-            (self.entries.get(first..first + count), out.get_mut(..count))
-        {
-            to.copy_from_slice(from);
+        let count = most.min(end - first);
+        let Some(oldest) = self.entries.get(first..first + count) else { return 0 };
+        if count == 0 || !give(oldest) {
+            return 0;
         }
         self.entries.copy_within(first + count..end, first);
         self.tops[class] -= count as u32;
+        count
+    }
+
+    /// Moves the magazine's blocks to `out`, those first that were freed first: how many.
+    pub fn take_oldest(&mut self, class: usize, out: &mut [*mut u8]) -> usize {
+        self.relieve(class, out.len(), |blocks| {
+            let room = out.get_mut(..blocks.len());
+            room.is_some_and(|room| {
+                room.copy_from_slice(blocks);
+                true
+            })
+        })
+    }
+
+    /// Has `fill` put blocks into the magazine, `most` at most and as far as there is room: how many.
+    pub fn fill(
+        &mut self,
+        class: usize,
+        most: usize,
+        fill: impl FnOnce(&mut [*mut u8]) -> usize,
+    ) -> usize {
+        let above = self.tops[class] as usize + 1;
+        let end = START[class] as usize + 1 + self.limits[class] as usize;
+        let end = end.min(above + most);
+        let count = self.entries.get_mut(above..end).map_or(0, |room| fill(room).min(room.len()));
+        self.tops[class] += count as u32;
         count
     }
 

@@ -16,7 +16,7 @@ use refpage::sys::vm;
 
 use crate::cache::Waiting;
 use crate::classes::COUNT;
-use crate::depot::no_blocks;
+use crate::depot::{BATCH, no_blocks};
 use crate::fork::{self, Inside};
 use crate::heap::Heap;
 use crate::start;
@@ -79,20 +79,30 @@ fn begin(heap: &Heap, words: &Words, cache: *mut ThreadCache) {
 
 /// A free block of `class`, after the thread's magazine has been filled. Null when memory runs out.
 pub fn refill(heap: &Heap, class: usize) -> *mut u8 {
+    let mut wanted = 0;
+    let block = with_cache(heap, |cache| {
+        wanted = cache.widen(class).min(BATCH);
+        cache.fill(class, wanted, |room| heap.depot.take(class, room));
+        cache.pop(class)
+    });
+    if block.is_null() { open(heap, class, wanted) } else { block }
+}
+
+/// The same, from the spans.
+fn open(heap: &Heap, class: usize, wanted: usize) -> *mut u8 {
     let mut blocks = no_blocks();
-    let wanted = with_cache(heap, |cache| cache.widen(class)).min(blocks.len());
-    let room = blocks.get_mut(..wanted).unwrap_or_default();
-    let mut count = heap.depot.take(class, room);
-    if count == 0 {
-        count = heap.spans.take(heap.memory(), class, room);
-    }
-    let Some((&mut block, rest)) = room.get_mut(..count).and_then(<[_]>::split_first_mut) else {
+    let count = match blocks.get_mut(..wanted) {
+        Some(room) => heap.spans.take(heap.memory(), class, room),
+        None => 0,
+    };
+    let Some((&mut block, rest)) = blocks.get_mut(..count).and_then(<[_]>::split_first_mut) else {
         return core::ptr::null_mut();
     };
-    // What comes from a span comes in the order of addresses, and is to be handed out so.
-    rest.reverse();
     if heap.options.random {
         heap.chance.shuffle(rest);
+    } else {
+        // They are in the order of addresses, and are to be handed out so.
+        rest.reverse();
     }
     let kept = with_cache(heap, |cache| {
         rest.iter().take_while(|block| cache.push(class, **block)).count()
@@ -107,17 +117,22 @@ pub fn refill(heap: &Heap, class: usize) -> *mut u8 {
 /// relieved of its oldest half if it may not grow.
 pub fn keep(heap: &Heap, class: usize, block: *mut u8) {
     let mut blocks = no_blocks();
-    let count = with_cache(heap, |cache| {
-        let half = cache.widen(class);
+    let (mut relieved, mut count) = (0, 0);
+    with_cache(heap, |cache| {
+        let half = cache.widen(class).min(BATCH);
         if cache.push(class, block) {
-            return 0;
+            return;
         }
-        let count = cache.take_oldest(class, blocks.get_mut(..half).unwrap_or_default());
+        relieved = cache.relieve(class, half, |oldest| heap.depot.give(class, oldest));
+        if relieved == 0 {
+            count = cache.take_oldest(class, blocks.get_mut(..half).unwrap_or_default());
+        }
         cache.push(class, block);
-        count
     });
-    if let Some(blocks) = blocks.get(..count).filter(|blocks| !blocks.is_empty()) {
-        give(heap, class, blocks);
+    if count > 0 {
+        give(heap, class, blocks.get(..count).unwrap_or_default());
+    }
+    if relieved + count > 0 {
         heap.sweep_if_due();
     }
 }
