@@ -141,9 +141,19 @@ impl Arenas {
         }
     }
 
+    /// Whether talc will not look at the word at the end of a span any more: it does when it carves the
+    /// slots behind it.
+    pub fn is_done_with(memory: Memory<'_>, head: usize) -> bool {
+        let behind = head + memory.map.run(head).slots.load(Relaxed) as usize;
+        behind < memory.map.slots() && memory.map.head(behind) == Some(behind)
+    }
+
     /// Puts pages of spans in place that are about to be used.
     pub fn ready(&self, memory: Memory<'_>, pages: Pages) {
-        if block_slots(memory) > 1 {
+        if memory.engine.service() == Service::Off {
+            // What nobody fills, nobody would know of either. And one call costs less than the faults.
+            memory.engine.populate(pages);
+        } else if block_slots(memory) > 1 {
             memory.engine.prefill_ahead(pages);
         } else {
             memory.engine.prefill(pages);

@@ -276,7 +276,7 @@ impl RunCache {
         let span = run.was_span.load(Relaxed);
         memory.engine.unback_run(&run.window, run.holds());
         let all = memory.pages(head);
-        // A span's last page stays: the arena's word is on it.
+        // The arena's word is on a span's last page: that is not for the pool.
         let pages = if span { all.prefix(all.count - 1) } else { all };
         if to == Destination::Pool {
             // In the pool it would be taken for a page that is ready.
@@ -285,6 +285,12 @@ impl RunCache {
         match to {
             Destination::Pool if !run.zeros.load(Relaxed) => memory.engine.release(pages),
             _ => memory.engine.drop_pages(pages),
+        }
+        if span {
+            if Arenas::is_done_with(memory, head) {
+                memory.engine.drop_pages(all.skip(pages.count));
+            }
+            memory.map.forget_states(head, run.slots.load(Relaxed) as usize);
         }
         // What is locked in memory stays.
         let kept = memory.engine.region().present().count(pages) > 0;
@@ -385,18 +391,14 @@ impl RunCache {
         }
     }
 
-    /// Where no handler does it: a round now and then, by whoever frees a run or a span.
-    pub fn purge_if_due(&self, memory: Memory<'_>) {
-        if memory.engine.service() == Service::Lazy {
-            return;
-        }
-        let now = vm::now_ms();
+    /// Where no handler does it: a round, if none was made for a while.
+    pub fn purge_if_due(&self, memory: Memory<'_>, now_ms: u64) {
         let last = self.last_purge.load(Relaxed);
-        if now.saturating_sub(last) > self.decay_ms / 4
-            && self.last_purge.compare_exchange(last, now, Relaxed, Relaxed).is_ok()
+        if now_ms.saturating_sub(last) > self.decay_ms / 4
+            && self.last_purge.compare_exchange(last, now_ms, Relaxed, Relaxed).is_ok()
         {
-            self.purge(memory, now);
-            memory.engine.drain_idle_pool(now);
+            self.purge(memory, now_ms);
+            memory.engine.drain_idle_pool(now_ms);
         }
     }
 

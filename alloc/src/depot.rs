@@ -140,6 +140,11 @@ impl Depot {
         fewest.min(count).max(0) as u32
     }
 
+    /// Whether nothing is on any shelf.
+    pub fn is_empty(&self) -> bool {
+        self.shelves.iter().all(|shelf| shelf.stack.0.load(Relaxed) as u32 == 0)
+    }
+
     /// Bytes in the blocks of all shelves, for statistics: batches change hands meanwhile.
     pub fn bytes(&self) -> usize {
         (0..COUNT).map(|class| self.blocks(class) * classes::size(class)).sum()

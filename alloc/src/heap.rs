@@ -178,8 +178,9 @@ impl Runs for Process {
 
     fn purge(&self, now_ms: u64) -> Option<u64> {
         let heap = start::heap();
-        heap.sweep(now_ms, Waiting::of_decay(heap.engine.service()));
-        heap.cache.purge(heap.memory(), now_ms)
+        let next_sweep = heap.sweep(now_ms, Waiting::of_decay(heap.engine.service()));
+        let next_purge = heap.cache.purge(heap.memory(), now_ms);
+        [next_sweep, next_purge].into_iter().flatten().min()
     }
 }
 
@@ -325,6 +326,7 @@ fn deallocate_large(ptr: *mut u8) {
     fork::settle(heap);
     nested::catch_up(heap);
     heap.large.free(heap.memory(), ptr);
+    heap.decay();
 }
 
 /// Makes a block `new_size` bytes long, here or elsewhere; the old part keeps its bytes, the new

@@ -184,7 +184,6 @@ impl Large {
     pub fn free(&self, memory: Memory<'_>, pointer: *const u8) {
         let head = self.claim(memory, pointer);
         self.retire(memory, head, true);
-        memory.cache.purge_if_due(memory);
     }
 
     /// Takes the live run that begins at `pointer` into this thread's hands.

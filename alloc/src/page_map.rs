@@ -281,6 +281,18 @@ impl PageMap {
         self.states.addr().wrapping_sub(self.base / GRANULE)
     }
 
+    /// Gives the memory back that the states of these slots take, in whole OS pages: no block of theirs is live.
+    pub fn forget_states(&self, head: usize, slots: usize) {
+        let page = vm::page_size();
+        let bytes = |slot: usize| slot * (SLOT / GRANULE);
+        let (start, end) = (bytes(head).next_multiple_of(page), bytes(head + slots) / page * page);
+        if start < end {
+            // SAFETY: the states of these slots, which are all 0, and are again when they are read next. If the
+            // kernel refuses, they stay.
+            let _ = unsafe { vm::drop_pages(self.states.cast::<u8>().add(start), end - start) };
+        }
+    }
+
     /// The words of free bits of the span at slot `head`, `count` of them.
     pub fn free_bits(&self, head: usize, count: usize) -> &[AtomicU64] {
         debug_assert!(count <= FREE_WORDS);

@@ -11,6 +11,7 @@
 //! cache and waits: locks are taken, and pages put in place, before or after.
 
 use core::ffi::c_void;
+use core::sync::atomic::Ordering::Relaxed;
 
 use refpage::sys::vm;
 
@@ -22,6 +23,9 @@ use crate::heap::Heap;
 use crate::start;
 use crate::thread_cache::ThreadCache;
 use crate::tls::{self, Words};
+
+/// Milliseconds for which batches stay in the depot at least.
+const LEAST_PERIOD: u64 = 10;
 
 /// A thread whose cache has been taken apart at its end has this in its word.
 const ENDED: usize = 1;
@@ -90,6 +94,7 @@ pub fn refill(heap: &Heap, class: usize) -> *mut u8 {
 
 /// The same, from the spans.
 fn open(heap: &Heap, class: usize, wanted: usize) -> *mut u8 {
+    heap.decay();
     let mut blocks = no_blocks();
     let count = match blocks.get_mut(..wanted) {
         Some(room) => heap.spans.take(heap.memory(), class, room),
@@ -133,7 +138,7 @@ pub fn keep(heap: &Heap, class: usize, block: *mut u8) {
         give(heap, class, blocks.get(..count).unwrap_or_default());
     }
     if relieved + count > 0 {
-        heap.sweep_if_due();
+        heap.decay();
     }
 }
 
@@ -185,26 +190,31 @@ pub extern "C" fn end(cache: *mut c_void) {
 }
 
 impl Heap {
-    /// Gives batches of the depot that nobody has wanted for a decay time back to the spans: where no
-    /// handler does it, now and then.
-    fn sweep_if_due(&self) {
+    /// Gives back what has been idle for a decay time, now and then: where no handler does it, whoever comes
+    /// by on a slow path.
+    pub(crate) fn decay(&self) {
         if Waiting::of_decay(self.engine.service()) == Waiting::Allowed {
-            self.sweep(vm::now_ms(), Waiting::Allowed);
+            let now_ms = vm::now_ms();
+            self.sweep(now_ms, Waiting::Allowed);
+            self.cache.purge_if_due(self.memory(), now_ms);
         }
     }
 
-    /// The same, if it is time.
-    pub(crate) fn sweep(&self, now_ms: u64, waiting: Waiting) {
-        use core::sync::atomic::Ordering::Relaxed;
+    /// Gives batches of the depot that nobody has wanted for a decay time back to the spans, if it is time:
+    /// milliseconds until the next time, or none if there is nothing on the shelves.
+    pub(crate) fn sweep(&self, now_ms: u64, waiting: Waiting) -> Option<u64> {
+        let period = u64::from(self.options.decay_ms).max(LEAST_PERIOD);
         let last = self.last_sweep.load(Relaxed);
-        if now_ms.saturating_sub(last) < u64::from(self.options.decay_ms)
-            || self.last_sweep.compare_exchange(last, now_ms, Relaxed, Relaxed).is_err()
-        {
-            return;
+        let since = now_ms.saturating_sub(last);
+        if since < period {
+            return (!self.depot.is_empty()).then_some(period - since);
         }
-        for class in 0..COUNT {
-            self.clear_out(class, self.depot.unwanted(class), waiting);
+        if self.last_sweep.compare_exchange(last, now_ms, Relaxed, Relaxed).is_ok() {
+            for class in 0..COUNT {
+                self.clear_out(class, self.depot.unwanted(class), waiting);
+            }
         }
+        (!self.depot.is_empty()).then_some(period)
     }
 
     /// Gives up to `batches` of a class back to the spans.

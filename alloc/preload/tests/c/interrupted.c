@@ -232,13 +232,14 @@ static void interrupt(int count) {
         drop(mailboxes[i], "a block that nobody fetched");
     for (int i = 0; i < BUCKETS * PLACES; i++)
         CHECK(live[i / PLACES][i % PLACES] == 0);
-    /* What handlers freed while nobody could take it is free as soon as somebody can. */
+    /* What handlers freed while nobody could take it is free as soon as somebody can; what this thread keeps to
+       itself counts as used. */
     for (int i = 0; i < 4; i++) {
         void *small = need(malloc(5000)), *large = need(malloc(100 * KIB));
         free(small);
         free(large);
     }
-    EXPECT_AT_MOST(mallinfo2().uordblks, before + MIB / 2);
+    EXPECT_AT_MOST(mallinfo2().uordblks, before + 3 * MIB / 2);
     unsigned long asked = 0, refused = 0;
     for (int i = 0; i < count; i++) {
         asked += threads[i].in_handler.asked;

@@ -113,7 +113,8 @@ static void bunches_stay(void) {
     peak(1);
 }
 
-/* With a short decay, by itself, if the program goes on: a little of each size comes and goes. */
+/* With a short decay, by itself, if the program goes on: a little of each size comes and goes, but more than
+   a thread keeps to itself. */
 static void decay(void) {
     size_t bytes = affordable(PEAK_MIB * MIB);
     climb(bytes);
@@ -122,12 +123,12 @@ static void decay(void) {
     size_t low = high;
     /* As long as it takes on a busy machine: a program that hangs is ended from outside. */
     for (int round = 0; round < 500 && low > high / 3; round++) {
-        void *some[100];
+        void *some[300];
         wait_ms(10);
         for (size_t i = 0; i < SIZES; i++) {
-            for (int j = 0; j < 100; j++)
+            for (int j = 0; j < 300; j++)
                 some[j] = need(malloc(sizes[i]));
-            for (int j = 0; j < 100; j++)
+            for (int j = 0; j < 300; j++)
                 free(some[j]);
         }
         low = rss() - list;
