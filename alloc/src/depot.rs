@@ -26,7 +26,7 @@ use crate::classes::{self, COUNT};
 pub const BATCH: usize = 64;
 
 /// Batches that there may be: 260,000 blocks, and 2 MiB for their addresses.
-const BATCHES: u32 = 4096;
+pub const BATCHES: u32 = 4096;
 
 #[derive(Debug)]
 struct Batch {
@@ -49,7 +49,7 @@ const CHANGE: u64 = 1 << 32;
 #[repr(align(64))]
 struct Shelf {
     stack: Stack,
-    /// Batches on it, and the fewest that there were since the last [`Depot::unwanted`]. Both may
+    /// Batches on it, and the fewest that there were since the last [`Depot::is_idle`]. Both may
     /// lag behind.
     count: AtomicU32,
     fewest: AtomicU32,
@@ -131,13 +131,13 @@ impl Depot {
         len - left
     }
 
-    /// How many batches of `class` nobody has wanted since this was asked last.
-    pub fn unwanted(&self, class: usize) -> u32 {
+    /// Whether there were batches of `class` that nobody has wanted since this was asked last.
+    pub fn is_idle(&self, class: usize) -> bool {
         let shelf = &self.shelves[class];
         // Counts lag behind: what was counted out before it was counted in is no batch.
         let count = shelf.count.load(Relaxed) as i32;
         let fewest = shelf.fewest.swap(count.max(0) as u32, Relaxed) as i32;
-        fewest.min(count).max(0) as u32
+        fewest.min(count) > 0
     }
 
     /// Whether nothing is on any shelf.
@@ -273,11 +273,12 @@ mod tests {
     fn what_nobody_wanted_is_what_was_always_there() {
         let depot = Depot::reserve().expect("address space");
         (0..5).for_each(|n| assert!(depot.give(0, &[block(n)])));
-        assert_eq!(depot.unwanted(0), 0, "there was a time with none");
-        (0..3).for_each(|_| assert_eq!(depot.take(0, &mut no_blocks()), 1));
-        (0..3).for_each(|n| assert!(depot.give(0, &[block(n)])));
-        assert_eq!(depot.unwanted(0), 2);
-        assert_eq!(depot.unwanted(0), 5);
+        assert!(!depot.is_idle(0), "there was a time with none");
+        (0..5).for_each(|_| assert_eq!(depot.take(0, &mut no_blocks()), 1));
+        (0..5).for_each(|n| assert!(depot.give(0, &[block(n)])));
+        assert!(!depot.is_idle(0), "all of them were wanted");
+        assert_eq!(depot.take(0, &mut no_blocks()), 1);
+        assert!(depot.is_idle(0) && depot.is_idle(0));
     }
 
     #[test]

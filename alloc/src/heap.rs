@@ -8,7 +8,7 @@
 //! ```
 
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use refpage::sys::lock::Mutex;
 use refpage::sys::vm::ForkWord;
@@ -90,8 +90,10 @@ pub(crate) struct Heap {
     pub(crate) shared: Mutex<usize>,
     pub(crate) options: Options,
     pub(crate) chance: Chance,
-    /// When batches of the depot were last given back, in milliseconds.
+    /// When shelves of the depot were last looked through, in milliseconds.
     pub(crate) last_sweep: AtomicU64,
+    /// How often some were emptied.
+    pub(crate) sweeps: AtomicU32,
     /// Whether this process is a child that still has something to [settle](crate::fork).
     pub(crate) fork_word: ForkWord,
 }
@@ -400,7 +402,7 @@ pub fn trim(pad: usize) -> bool {
     nested::catch_up(heap);
     threads::trim(heap);
     for class in 0..COUNT {
-        heap.clear_out(class, u32::MAX, Waiting::Allowed);
+        heap.clear_out(class, Waiting::Allowed);
     }
     let mut any = false;
     while heap.cache.pages() << heap.engine.region().page_shift() > pad {

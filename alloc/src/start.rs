@@ -4,7 +4,7 @@
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_void};
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use refpage::sys::descriptor::Descriptor;
 use refpage::sys::errno::name;
@@ -228,6 +228,7 @@ fn make_with(len: usize, config: &Config, options: &Options, tags: Tags) -> Resu
         options: *options,
         chance: Chance::new(),
         last_sweep: AtomicU64::new(0),
+        sweeps: AtomicU32::new(0),
         fork_word: vm::ForkWord::map()?,
     })
 }

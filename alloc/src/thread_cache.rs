@@ -65,6 +65,8 @@ pub struct ThreadCache {
     tops: [u32; COUNT],
     /// How many blocks each may hold; 0: the class was not used yet.
     limits: [u16; COUNT],
+    /// How often the depot's shelves had been emptied when the magazines were last.
+    pub sweeps: u32,
     /// The next cache on the list of unused ones.
     next: usize,
     entries: [*mut u8; ENTRIES],

@@ -17,7 +17,7 @@ use refpage::sys::vm;
 
 use crate::cache::Waiting;
 use crate::classes::COUNT;
-use crate::depot::{BATCH, no_blocks};
+use crate::depot::{BATCH, BATCHES, no_blocks};
 use crate::fork::{self, Inside};
 use crate::heap::Heap;
 use crate::start;
@@ -81,8 +81,17 @@ fn begin(heap: &Heap, words: &Words, cache: *mut ThreadCache) {
     }
 }
 
+/// Empties this thread's magazines if shelves were emptied since it did so last.
+fn tidy(heap: &Heap) {
+    let sweeps = heap.sweeps.load(Relaxed);
+    if with_cache(heap, |cache| core::mem::replace(&mut cache.sweeps, sweeps)) != sweeps {
+        empty(heap, |work| with_cache(heap, |cache| work(cache)));
+    }
+}
+
 /// A free block of `class`, after the thread's magazine has been filled. Null when memory runs out.
 pub fn refill(heap: &Heap, class: usize) -> *mut u8 {
+    tidy(heap);
     let mut wanted = 0;
     let block = with_cache(heap, |cache| {
         wanted = cache.widen(class).min(BATCH);
@@ -121,6 +130,7 @@ fn open(heap: &Heap, class: usize, wanted: usize) -> *mut u8 {
 /// Keeps a free block of `class` in the thread's magazine, which was full, after that has been
 /// relieved of its oldest half if it may not grow.
 pub fn keep(heap: &Heap, class: usize, block: *mut u8) {
+    tidy(heap);
     let mut blocks = no_blocks();
     let (mut relieved, mut count) = (0, 0);
     with_cache(heap, |cache| {
@@ -200,8 +210,11 @@ impl Heap {
         }
     }
 
-    /// Gives batches of the depot that nobody has wanted for a decay time back to the spans, if it is time:
-    /// milliseconds until the next time, or none if there is nothing on the shelves.
+    /// Empties the shelves on which some batches were not wanted for a decay time, if it is time: milliseconds
+    /// until the next time, or none if there is nothing on any shelf.
+    ///
+    /// All batches, and what threads have in their magazines: a block here and there keeps a whole span. Those
+    /// who still want some get them from few spans.
     pub(crate) fn sweep(&self, now_ms: u64, waiting: Waiting) -> Option<u64> {
         let period = u64::from(self.options.decay_ms).max(LEAST_PERIOD);
         let last = self.last_sweep.load(Relaxed);
@@ -210,16 +223,23 @@ impl Heap {
             return (!self.depot.is_empty()).then_some(period - since);
         }
         if self.last_sweep.compare_exchange(last, now_ms, Relaxed, Relaxed).is_ok() {
+            let mut any = false;
             for class in 0..COUNT {
-                self.clear_out(class, self.depot.unwanted(class), waiting);
+                if self.depot.is_idle(class) {
+                    self.clear_out(class, waiting);
+                    any = true;
+                }
+            }
+            if any {
+                self.sweeps.fetch_add(1, Relaxed);
             }
         }
         (!self.depot.is_empty()).then_some(period)
     }
 
-    /// Gives up to `batches` of a class back to the spans.
-    pub(crate) fn clear_out(&self, class: usize, batches: u32, waiting: Waiting) {
-        for _ in 0..batches {
+    /// Gives a shelf's batches back to the spans.
+    pub(crate) fn clear_out(&self, class: usize, waiting: Waiting) {
+        for _ in 0..BATCHES {
             let mut blocks = no_blocks();
             let count = self.depot.take(class, &mut blocks);
             let Some(blocks) = blocks.get(..count).filter(|blocks| !blocks.is_empty()) else {
