@@ -26,6 +26,51 @@ pub const SHORT: usize = {
     class
 };
 
+/// Classes of which several blocks may share a cache line.
+pub const SHARING: usize = {
+    let mut class = 0;
+    while SIZES[class] < 64 {
+        class += 1;
+    }
+    class
+};
+
+/// Threads that are told apart by the states of the blocks that share cache lines.
+pub const COLOURS: usize = 64;
+
+/// States below this tell the class alone.
+const COLOURED: usize = 256 - SHARING * COLOURS;
+
+/// The state of a live block of `class`, as the page map notes it: never 0. That of a class whose blocks share
+/// cache lines also tells the colour of the thread that it was handed out to.
+pub const fn state(class: usize, colour: usize) -> u8 {
+    (if class < SHARING { COLOURED + class * COLOURS + colour % COLOURS } else { class + 1 }) as u8
+}
+
+/// The class of each state.
+static OF_STATE: [u8; 256] = {
+    let mut classes = [0; 256];
+    let mut class = 0;
+    while class < COUNT {
+        let mut colour = 0;
+        while colour < COLOURS {
+            classes[state(class, colour) as usize] = class as u8;
+            colour += 1;
+        }
+        class += 1;
+    }
+    classes
+};
+
+/// The class of a live block whose state this is.
+#[inline(always)]
+pub fn of_state(state: u8) -> usize {
+    let class = OF_STATE[usize::from(state)] as usize;
+    // SAFETY: the table holds classes.
+    unsafe { core::hint::assert_unchecked(class < COUNT) };
+    class
+}
+
 const STEPS: usize = 4;
 const LINEAR: usize = 128 / GRANULE;
 
@@ -153,6 +198,18 @@ mod tests {
         }
         assert_eq!(expected, COUNT - 1);
         assert_eq!(size(COUNT - 1), LARGEST);
+    }
+
+    #[test]
+    fn a_state_tells_the_class_and_the_colour() {
+        let mut seen = std::collections::HashSet::new();
+        for class in 0..COUNT {
+            for colour in 0..if class < SHARING { COLOURS } else { 1 } {
+                let state = state(class, colour);
+                assert!(state != 0 && seen.insert(state));
+                assert_eq!(of_state(state), class);
+            }
+        }
     }
 
     #[test]

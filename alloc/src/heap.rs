@@ -109,11 +109,17 @@ impl Heap {
         self.options.verify || self.options.random
     }
 
-    /// Makes a free block of `class` live, and zeroes `zeroed` bytes of it: it, or null.
+    /// Makes a free block of `class` live, with that state, and zeroes `zeroed` bytes of it: the block.
     ///
     /// # Safety
     /// The block is in this thread's hands, and of that class.
-    pub(crate) unsafe fn hand_out(&self, block: *mut u8, class: usize, zeroed: usize) -> *mut u8 {
+    pub(crate) unsafe fn hand_out(
+        &self,
+        block: *mut u8,
+        class: usize,
+        state: u8,
+        zeroed: usize,
+    ) -> *mut u8 {
         if self.options.verify
             && let Some(pattern) = self.engine.content().pattern()
         {
@@ -124,17 +130,17 @@ impl Heap {
             }
         }
         // SAFETY: the caller's promise.
-        unsafe { make_live(block, class, zeroed) }
+        unsafe { make_live(block, state, zeroed) }
     }
 }
 
 /// # Safety
 /// As for [`Heap::hand_out`].
 #[inline(always)]
-unsafe fn make_live(block: *mut u8, class: usize, zeroed: usize) -> *mut u8 {
+unsafe fn make_live(block: *mut u8, state: u8, zeroed: usize) -> *mut u8 {
     // SAFETY: the caller's promise: blocks are in the Region, and hold that many bytes.
     unsafe {
-        FAST.state(tags::address(block)).store(class as u8 + 1, Relaxed);
+        FAST.state(tags::address(block)).store(state, Relaxed);
         if zeroed > 0 {
             zero(block, zeroed);
         }
@@ -206,9 +212,10 @@ pub fn allocate_fast(size: usize, align: usize, zeroed: bool) -> Option<NonNull<
         return None;
     }
     let class = classes::of(size);
-    let block = NonNull::new(with_own(|cache| cache.pop(class))?)?;
+    let (block, state) = with_own(|cache| (cache.pop(class), cache.state(class)))?;
+    let block = NonNull::new(block)?;
     // SAFETY: the block was in this thread's magazine of the class.
-    unsafe { make_live(block.as_ptr(), class, if zeroed { size } else { 0 }) };
+    unsafe { make_live(block.as_ptr(), state, if zeroed { size } else { 0 }) };
     Some(block)
 }
 
@@ -235,11 +242,11 @@ pub fn allocate_slow(size: usize, align: usize, zeroed: bool) -> *mut u8 {
         start::wake_handler();
         return heap.large.allocate(heap.memory(), size, align, zeroed);
     };
-    let mut block = with_cache(heap, |cache| {
+    let (mut block, state) = with_cache(heap, |cache| {
         if heap.options.random {
             cache.shuffle_top(class, heap.chance.next());
         }
-        cache.pop(class)
+        (cache.pop(class), cache.state(class))
     });
     if block.is_null() {
         block = threads::refill(heap, class);
@@ -248,7 +255,7 @@ pub fn allocate_slow(size: usize, align: usize, zeroed: bool) -> *mut u8 {
         return block;
     }
     // SAFETY: the block was in a magazine of the class, or in the class's spans.
-    unsafe { heap.hand_out(block, class, if zeroed { size } else { 0 }) }
+    unsafe { heap.hand_out(block, class, state, if zeroed { size } else { 0 }) }
 }
 
 /// Frees a block; what it held is gone when this returns.
@@ -268,48 +275,51 @@ pub unsafe fn deallocate(ptr: *mut u8) {
     if live == 0 || !address.is_multiple_of(GRANULE) {
         return deallocate_large(ptr);
     }
-    let class = usize::from(live) - 1;
+    let class = classes::of_state(live);
     tags::check_block(ptr, class);
     state.store(0, Relaxed);
     if class >= classes::SHORT && tags::must_refill(start::heap().engine.content()) {
         // SAFETY: the block was live, of that class, and is its last user's to give up.
-        return unsafe { refill_and_keep(ptr, class) };
+        return unsafe { refill_and_keep(ptr, live) };
     }
     // SAFETY: as above.
-    keep(class, unsafe { tags::refill_block(start::heap().engine.content(), ptr, class) });
+    keep(live, unsafe { tags::refill_block(start::heap().engine.content(), ptr, class) });
 }
 
 /// For blocks whose fill is a call anyway.
 ///
 /// # Safety
-/// The block is of that class, not live, and in this thread's hands.
+/// The block was live in that state, is not any more, and is in this thread's hands.
 #[inline(never)]
-unsafe fn refill_and_keep(block: *mut u8, class: usize) {
+unsafe fn refill_and_keep(block: *mut u8, live: u8) {
+    let class = classes::of_state(live);
     // SAFETY: the caller's promise.
-    keep(class, unsafe { tags::refill_block(start::heap().engine.content(), block, class) });
+    keep(live, unsafe { tags::refill_block(start::heap().engine.content(), block, class) });
 }
 
-/// Puts a free block into the thread's magazine.
+/// Puts a free block, which was live in that state, into one of the thread's magazines.
 #[inline(always)]
-fn keep(class: usize, block: *mut u8) {
-    if !with_own(|cache| cache.push(class, block)).unwrap_or(false) {
-        keep_slow(class, block);
+fn keep(live: u8, block: *mut u8) {
+    let class = classes::of_state(live);
+    if !with_own(|cache| cache.push(cache.magazine(class, live), block)).unwrap_or(false) {
+        keep_slow(live, block);
     }
 }
 
 #[cold]
 #[inline(never)]
-fn keep_slow(class: usize, block: *mut u8) {
+fn keep_slow(live: u8, block: *mut u8) {
     let heap = start::heap();
+    let class = classes::of_state(live);
     let nested = Inside::is_interrupted();
     let _inside = Inside::enter();
     if !nested {
         fork::settle(heap);
         nested::catch_up(heap);
-        threads::keep(heap, class, block);
+        threads::keep(heap, class, live, block);
     } else if !nested::keep(heap, class, block) {
         // SAFETY: it is nobody's; it is live once more until it is freed.
-        unsafe { nested::put_off(heap, make_live(block, class, 0)) };
+        unsafe { nested::put_off(heap, make_live(block, live, 0)) };
     }
 }
 
@@ -386,7 +396,7 @@ pub unsafe fn usable_size(ptr: *const u8) -> usize {
         _ if !address.is_multiple_of(GRANULE) => misuse::bad_free(&heap.map, ptr),
         0 => heap.large.usable_size(heap.memory(), ptr),
         live => {
-            let class = usize::from(live) - 1;
+            let class = classes::of_state(live);
             tags::check_block(ptr, class);
             classes::size(class)
         }

@@ -31,10 +31,17 @@ pub fn allocate(heap: &Heap, size: usize, align: usize, zeroed: bool) -> *mut u8
         }
         if !block.is_null() {
             // SAFETY: the block is this thread's, and of that class.
-            return unsafe { heap.hand_out(block, class, if zeroed { size } else { 0 }) };
+            return unsafe {
+                heap.hand_out(block, class, no_ones(class), if zeroed { size } else { 0 })
+            };
         }
     }
     null_mut()
+}
+
+/// The state of a live block of `class` that came to the thread by this way.
+fn no_ones(class: usize) -> u8 {
+    classes::state(class, classes::COLOURS - 1)
 }
 
 /// Keeps a free small block: false if there is no room for it.

@@ -4,7 +4,7 @@
 //!   Region   | slot 0 | slot 1 | slot 2 | ...            64 KiB each
 //!   heads       1        2        2                      slot → first slot of its run, plus one
 //!   runs      [Run]    [Run]                             one record, at the run's first slot
-//!   states    a byte for each 16 bytes of the Region     class of the live block that starts there
+//!   states    a byte for each 16 bytes of the Region     class of the live block that starts there, and whose
 //!   free bits a bit for each 16 bytes of the Region      blocks of spans that wait to be reused
 //! ```
 //!
@@ -268,7 +268,8 @@ impl PageMap {
         unsafe { &*self.runs.add(head) }
     }
 
-    /// The state of the block that starts at `address`: 0, or its class plus one while it is live.
+    /// The state of the block that starts at `address`: 0, or [`classes::state`](crate::classes::state) while it is
+    /// live.
     #[inline]
     pub fn state(&self, address: usize) -> &AtomicU8 {
         // SAFETY: addresses lie in the Region, and there is a byte for each 16 of it.

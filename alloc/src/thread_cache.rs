@@ -8,6 +8,11 @@
 //!               used yet                                           └─ its limit
 //! ```
 //!
+//! A class whose blocks share cache lines has two magazines. In the second one is what this thread frees and
+//! another has allocated: it is for the depot. Were it handed out here, two threads would go on writing to one
+//! line for as long as they allocate and free (passive false sharing; E. Berger and others, "Hoard", ASPLOS
+//! 2000).
+//!
 //! Blocks in a magazine hold the content, as all free memory does, so there is no link in them to
 //! forge and nothing to clear when one is handed out. The marks at both ends make a pop and a push
 //! one comparison each, with nothing to look up.
@@ -19,7 +24,7 @@ use refpage::sys::lock::Mutex;
 use refpage::sys::vm;
 use rustix::io::Result;
 
-use crate::classes::{self, COUNT};
+use crate::classes::{self, COUNT, SHARING};
 
 /// Below a magazine's first block.
 const EMPTY: *mut u8 = null_mut();
@@ -29,30 +34,38 @@ const FULL: *mut u8 = without_provenance_mut(1);
 /// Blocks that a magazine may hold at first.
 const FIRST_LIMIT: usize = 8;
 
-/// Room for all magazines of a cache, their marks included.
-const ENTRIES: usize = START[COUNT - 1] as usize + CAPACITY[COUNT - 1] as usize + 2;
+/// A magazine for each class, then those for other threads' blocks.
+pub const MAGAZINES: usize = COUNT + SHARING;
 
-/// Where the magazine is of every class that the thread has not used: empty, and full.
+/// The class of the blocks in a magazine.
+pub const fn class_of(magazine: usize) -> usize {
+    if magazine < COUNT { magazine } else { magazine - COUNT }
+}
+
+/// Room for all magazines of a cache, their marks included.
+const ENTRIES: usize = START[MAGAZINES - 1] as usize + CAPACITY[MAGAZINES - 1] as usize + 2;
+
+/// Where every magazine is that the thread has not used: empty, and full.
 const UNUSED: usize = 0;
 
-/// Where each class's magazine begins: at its EMPTY.
-const START: [u16; COUNT] = {
-    let mut start = [2; COUNT];
-    let mut class = 1;
-    while class < COUNT {
-        start[class] = start[class - 1] + CAPACITY[class - 1] + 2;
-        class += 1;
+/// Where each magazine begins: at its EMPTY.
+const START: [u16; MAGAZINES] = {
+    let mut start = [2; MAGAZINES];
+    let mut magazine = 1;
+    while magazine < MAGAZINES {
+        start[magazine] = start[magazine - 1] + CAPACITY[magazine - 1] + 2;
+        magazine += 1;
     }
     start
 };
 
-/// Blocks that a magazine may hold at most.
-const CAPACITY: [u16; COUNT] = {
-    let mut capacity = [0; COUNT];
-    let mut class = 0;
-    while class < COUNT {
-        capacity[class] = classes::magazine(class) as u16;
-        class += 1;
+/// Blocks that each magazine may hold at most.
+const CAPACITY: [u16; MAGAZINES] = {
+    let mut capacity = [0; MAGAZINES];
+    let mut magazine = 0;
+    while magazine < MAGAZINES {
+        capacity[magazine] = classes::magazine(class_of(magazine)) as u16;
+        magazine += 1;
     }
     capacity
 };
@@ -62,9 +75,11 @@ const CAPACITY: [u16; COUNT] = {
 #[repr(C)]
 pub struct ThreadCache {
     /// The entry of each magazine's topmost block.
-    tops: [u32; COUNT],
-    /// How many blocks each may hold; 0: the class was not used yet.
-    limits: [u16; COUNT],
+    tops: [u32; MAGAZINES],
+    /// How many blocks each may hold; 0: it was not used yet.
+    limits: [u16; MAGAZINES],
+    /// The state of a live block of each class that this thread has allocated.
+    states: [u8; COUNT],
     /// How often the depot's shelves had been emptied when the magazines were last.
     pub sweeps: u32,
     /// The next cache on the list of unused ones.
@@ -73,21 +88,36 @@ pub struct ThreadCache {
 }
 
 impl ThreadCache {
-    /// Makes it an empty cache.
-    fn begin(&mut self) {
-        self.tops = [UNUSED as u32; COUNT];
-        self.limits = [0; COUNT];
+    /// Makes it an empty cache, of a thread of that colour.
+    fn begin(&mut self, colour: usize) {
+        self.tops = [UNUSED as u32; MAGAZINES];
+        self.limits = [0; MAGAZINES];
+        self.states = core::array::from_fn(|class| classes::state(class, colour));
         self.entries[UNUSED + 1] = FULL;
     }
 
-    /// A free block of `class`, null if there is none here.
-    #[inline]
-    pub fn pop(&mut self, class: usize) -> *mut u8 {
+    /// The state of a live block of `class` that this thread has allocated.
+    #[inline(always)]
+    pub fn state(&self, class: usize) -> u8 {
         debug_assert!(class < COUNT);
-        // SAFETY: classes are less than COUNT, and a top is the place of a block or of an EMPTY,
+        // SAFETY: classes are less than COUNT.
+        unsafe { *self.states.get_unchecked(class) }
+    }
+
+    /// The magazine for a block of `class` that this thread frees, whose state this was.
+    #[inline(always)]
+    pub fn magazine(&self, class: usize, state: u8) -> usize {
+        if state == self.state(class) { class } else { class + COUNT }
+    }
+
+    /// A free block of a magazine, null if there is none here.
+    #[inline(always)]
+    pub fn pop(&mut self, magazine: usize) -> *mut u8 {
+        debug_assert!(magazine < MAGAZINES);
+        // SAFETY: magazines are less than MAGAZINES, and a top is the place of a block or of an EMPTY,
         // below which no block is taken.
         unsafe {
-            let top = self.tops.get_unchecked_mut(class);
+            let top = self.tops.get_unchecked_mut(magazine);
             let block = *self.entries.get_unchecked(*top as usize);
             if block != EMPTY {
                 *top -= 1;
@@ -96,14 +126,14 @@ impl ThreadCache {
         }
     }
 
-    /// Keeps a free block of `class`: false if the magazine is full.
-    #[inline]
-    pub fn push(&mut self, class: usize, block: *mut u8) -> bool {
-        debug_assert!(class < COUNT);
-        // SAFETY: classes are less than COUNT, and above a top there is another entry of the
+    /// Keeps a free block: false if the magazine is full.
+    #[inline(always)]
+    pub fn push(&mut self, magazine: usize, block: *mut u8) -> bool {
+        debug_assert!(magazine < MAGAZINES);
+        // SAFETY: magazines are less than MAGAZINES, and above a top there is another entry of the
         // magazine or its FULL, which is not overwritten.
         unsafe {
-            let top = self.tops.get_unchecked_mut(class);
+            let top = self.tops.get_unchecked_mut(magazine);
             let above = self.entries.get_unchecked_mut(*top as usize + 1);
             if *above == FULL {
                 return false;
@@ -114,21 +144,21 @@ impl ThreadCache {
         true
     }
 
-    /// Lets the magazine of `class` hold twice as many blocks, up to its capacity: how many it is
+    /// Lets a magazine hold twice as many blocks, up to its capacity: how many it is
     /// to be filled with, or to be relieved of.
-    pub fn widen(&mut self, class: usize) -> usize {
-        let (start, old) = (START[class] as usize, self.limits[class] as usize);
-        let capacity = CAPACITY[class] as usize;
+    pub fn widen(&mut self, magazine: usize) -> usize {
+        let (start, old) = (START[magazine] as usize, self.limits[magazine] as usize);
+        let capacity = CAPACITY[magazine] as usize;
         let limit = if old == 0 { FIRST_LIMIT } else { old * 2 }.min(capacity);
         if limit != old {
             // What was on the way up is not to be taken for the mark, nor the mark for a block.
             self.entries[start + 1 + old..=start + limit].fill(null_mut());
             self.entries[start + 1 + limit] = FULL;
-            self.limits[class] = limit as u16;
+            self.limits[magazine] = limit as u16;
         }
         if old == 0 {
             self.entries[start] = EMPTY;
-            self.tops[class] = start as u32;
+            self.tops[magazine] = start as u32;
         }
         limit.div_ceil(2)
     }
@@ -137,28 +167,28 @@ impl ThreadCache {
     /// how many.
     pub fn relieve(
         &mut self,
-        class: usize,
+        magazine: usize,
         most: usize,
         give: impl FnOnce(&[*mut u8]) -> bool,
     ) -> usize {
-        if self.limits[class] == 0 {
+        if self.limits[magazine] == 0 {
             return 0;
         }
-        let first = START[class] as usize + 1;
-        let end = self.tops[class] as usize + 1;
+        let first = START[magazine] as usize + 1;
+        let end = self.tops[magazine] as usize + 1;
         let count = most.min(end - first);
         let Some(oldest) = self.entries.get(first..first + count) else { return 0 };
         if count == 0 || !give(oldest) {
             return 0;
         }
         self.entries.copy_within(first + count..end, first);
-        self.tops[class] -= count as u32;
+        self.tops[magazine] -= count as u32;
         count
     }
 
     /// Moves the magazine's blocks to `out`, those first that were freed first: how many.
-    pub fn take_oldest(&mut self, class: usize, out: &mut [*mut u8]) -> usize {
-        self.relieve(class, out.len(), |blocks| {
+    pub fn take_oldest(&mut self, magazine: usize, out: &mut [*mut u8]) -> usize {
+        self.relieve(magazine, out.len(), |blocks| {
             let room = out.get_mut(..blocks.len());
             room.is_some_and(|room| {
                 room.copy_from_slice(blocks);
@@ -170,24 +200,24 @@ impl ThreadCache {
     /// Has `fill` put blocks into the magazine, `most` at most and as far as there is room: how many.
     pub fn fill(
         &mut self,
-        class: usize,
+        magazine: usize,
         most: usize,
         fill: impl FnOnce(&mut [*mut u8]) -> usize,
     ) -> usize {
-        let above = self.tops[class] as usize + 1;
-        let end = START[class] as usize + 1 + self.limits[class] as usize;
+        let above = self.tops[magazine] as usize + 1;
+        let end = START[magazine] as usize + 1 + self.limits[magazine] as usize;
         let end = end.min(above + most);
         let count = self.entries.get_mut(above..end).map_or(0, |room| fill(room).min(room.len()));
-        self.tops[class] += count as u32;
+        self.tops[magazine] += count as u32;
         count
     }
 
-    /// Exchanges the topmost block of `class` for one of the others, by chance.
-    pub fn shuffle_top(&mut self, class: usize, chance: u64) {
-        if self.limits[class] == 0 {
+    /// Exchanges the topmost block for one of the others, by chance.
+    pub fn shuffle_top(&mut self, magazine: usize, chance: u64) {
+        if self.limits[magazine] == 0 {
             return;
         }
-        let (start, top) = (START[class] as usize, self.tops[class] as usize);
+        let (start, top) = (START[magazine] as usize, self.tops[magazine] as usize);
         let len = top - start;
         if len > 1 {
             self.entries.swap(top, start + 1 + (chance % len as u64) as usize);
@@ -242,9 +272,10 @@ impl CachePool {
             self.used.store(index + 1, Relaxed);
             cache.cast()
         };
+        let colour = (cache.addr() - self.base.addr()) / stride();
         // SAFETY: writable memory of the size, which reads as zeros or as a cache, and is in
         // nobody else's hands.
-        unsafe { (*cache).begin() };
+        unsafe { (*cache).begin(colour) };
         Some(cache)
     }
 
@@ -304,9 +335,26 @@ mod tests {
     }
 
     #[test]
-    fn an_unused_class_is_empty_and_full() {
+    fn what_others_allocated_has_a_magazine_of_its_own() {
         with_cache(|cache| {
             for class in 0..COUNT {
+                assert_eq!(cache.magazine(class, cache.state(class)), class);
+            }
+            for class in 0..SHARING {
+                let others = cache.magazine(class, classes::state(class, 1));
+                assert_eq!(class_of(others), class);
+                cache.widen(others);
+                assert!(cache.push(others, block(7)));
+                assert!(cache.pop(class).is_null());
+                assert_eq!(cache.pop(others), block(7));
+            }
+        });
+    }
+
+    #[test]
+    fn an_unused_class_is_empty_and_full() {
+        with_cache(|cache| {
+            for class in 0..MAGAZINES {
                 assert!(cache.pop(class).is_null());
                 assert!(!cache.push(class, block(0)));
                 assert_eq!(cache.take_oldest(class, &mut [null_mut(); 4]), 0);
@@ -317,7 +365,7 @@ mod tests {
     #[test]
     fn what_was_freed_last_comes_first_and_the_limit_holds() {
         with_cache(|cache| {
-            for class in 0..COUNT {
+            for class in 0..MAGAZINES {
                 let mut limit = 0;
                 for _ in 0..8 {
                     cache.widen(class);
@@ -325,14 +373,14 @@ mod tests {
                     while cache.push(class, block(count)) {
                         count += 1;
                     }
-                    assert!(count >= limit && count <= classes::magazine(class));
+                    assert!(count >= limit && count <= classes::magazine(class_of(class)));
                     limit = count;
                     for number in (0..count).rev() {
                         assert_eq!(cache.pop(class), block(number));
                     }
                     assert!(cache.pop(class).is_null());
                 }
-                assert_eq!(limit, classes::magazine(class), "class {class}");
+                assert_eq!(limit, classes::magazine(class_of(class)), "class {class}");
             }
         });
     }
@@ -340,12 +388,12 @@ mod tests {
     #[test]
     fn the_oldest_leave_first_and_classes_do_not_touch_each_other() {
         with_cache(|cache| {
-            for class in 0..COUNT {
-                while cache.widen(class) < classes::magazine(class).div_ceil(2) {}
+            for class in 0..MAGAZINES {
+                while cache.widen(class) < classes::magazine(class_of(class)).div_ceil(2) {}
                 (0..).take_while(|&n| cache.push(class, block(100 * class + n))).count();
             }
-            for class in 0..COUNT {
-                let all = classes::magazine(class);
+            for class in 0..MAGAZINES {
+                let all = classes::magazine(class_of(class));
                 let mut out = [null_mut(); 128];
                 let half = all / 2;
                 assert_eq!(cache.take_oldest(class, &mut out[..half]), half);

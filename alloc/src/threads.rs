@@ -21,7 +21,7 @@ use crate::depot::{BATCH, BATCHES, no_blocks};
 use crate::fork::{self, Inside};
 use crate::heap::Heap;
 use crate::start;
-use crate::thread_cache::ThreadCache;
+use crate::thread_cache::{MAGAZINES, ThreadCache, class_of};
 use crate::tls::{self, Words};
 
 /// Milliseconds for which batches stay in the depot at least.
@@ -127,22 +127,23 @@ fn open(heap: &Heap, class: usize, wanted: usize) -> *mut u8 {
     block
 }
 
-/// Keeps a free block of `class` in the thread's magazine, which was full, after that has been
-/// relieved of its oldest half if it may not grow.
-pub fn keep(heap: &Heap, class: usize, block: *mut u8) {
+/// Keeps a free block of `class`, whose state was `state`, in the thread's magazine, which was full, after
+/// that has been relieved of its oldest half if it may not grow.
+pub fn keep(heap: &Heap, class: usize, state: u8, block: *mut u8) {
     tidy(heap);
     let mut blocks = no_blocks();
     let (mut relieved, mut count) = (0, 0);
     with_cache(heap, |cache| {
-        let half = cache.widen(class).min(BATCH);
-        if cache.push(class, block) {
+        let magazine = cache.magazine(class, state);
+        let half = cache.widen(magazine).min(BATCH);
+        if cache.push(magazine, block) {
             return;
         }
-        relieved = cache.relieve(class, half, |oldest| heap.depot.give(class, oldest));
+        relieved = cache.relieve(magazine, half, |oldest| heap.depot.give(class, oldest));
         if relieved == 0 {
-            count = cache.take_oldest(class, blocks.get_mut(..half).unwrap_or_default());
+            count = cache.take_oldest(magazine, blocks.get_mut(..half).unwrap_or_default());
         }
-        cache.push(class, block);
+        cache.push(magazine, block);
     });
     if count > 0 {
         give(heap, class, blocks.get(..count).unwrap_or_default());
@@ -160,11 +161,12 @@ fn give(heap: &Heap, class: usize, blocks: &[*mut u8]) {
 
 /// Gives all of a cache's blocks back to the spans.
 fn empty(heap: &Heap, mut with: impl FnMut(&mut dyn FnMut(&mut ThreadCache))) {
-    for class in 0..COUNT {
+    for magazine in 0..MAGAZINES {
+        let class = class_of(magazine);
         loop {
             let mut blocks = no_blocks();
             let mut count = 0;
-            with(&mut |cache| count = cache.take_oldest(class, &mut blocks));
+            with(&mut |cache| count = cache.take_oldest(magazine, &mut blocks));
             if count == 0 {
                 break;
             }
