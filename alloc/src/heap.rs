@@ -1,9 +1,9 @@
 //! malloc and free: the fast paths, and the way from them to spans and runs.
 //!
 //! ```text
-//!   allocate ─▶ magazine ─ empty ─▶ refill from the class's spans ─▶ arena ─▶ Region
+//!   allocate ─▶ own magazine ─ empty ─▶ threads::refill ─▶ depot, else spans ─▶ arena ─▶ Region
 //!           └▶ size ≥ threshold ──▶ Large::allocate ─▶ cached run, or free extent ─▶ Region
-//!   deallocate ─▶ state byte says a class ─▶ fill, magazine ─ full ─▶ flush to the spans
+//!   deallocate ─▶ state says a class ─▶ fill, own magazine ─ full ─▶ threads::keep ─▶ depot
 //!             └▶ else ─▶ Large::free
 //! ```
 
@@ -278,12 +278,17 @@ pub unsafe fn deallocate(ptr: *mut u8) {
     let class = classes::of_state(live);
     tags::check_block(ptr, class);
     state.store(0, Relaxed);
-    if class >= classes::SHORT && tags::must_refill(start::heap().engine.content()) {
+    let content = start::heap().engine.content();
+    // In this order: a branch on the class, which nobody foresees, only where there is something to do.
+    if !tags::must_refill(content) {
+        return keep(live, ptr);
+    }
+    if class >= classes::SHORT {
         // SAFETY: the block was live, of that class, and is its last user's to give up.
         return unsafe { refill_and_keep(ptr, live) };
     }
     // SAFETY: as above.
-    keep(live, unsafe { tags::refill_block(start::heap().engine.content(), ptr, class) });
+    keep(live, unsafe { tags::refill_block(content, ptr, class) });
 }
 
 /// For blocks whose fill is a call anyway.

@@ -22,6 +22,9 @@
 //! - **Span**: a page run that is many small blocks of one **size class**; **arenas** are what
 //!   spans are carved from, by talc.
 //! - **Magazine**: a thread's free blocks of one class; a **thread cache** is all its magazines.
+//! - **Depot**: batches of free blocks between one thread's magazines and another's, a **shelf** for
+//!   each class.
+//! - **Nested**: in a signal handler that interrupted its own thread inside the heap.
 //! - **Page map**: address → run → span → class, outside the memory it describes.
 //! - **Unseen pages**: those that the kernel itself puts in place when the program touches them,
 //!   for calloc and with the service `cow`. It is asked for them when their run is freed.
@@ -29,13 +32,14 @@
 //! # Who calls whom
 //!
 //! ```text
-//!   RefPage, C symbols ─▶ heap ─▶ thread_cache ─▶ spans ─┐
-//!                          │                             ├─▶ cache ─▶ books, arena, extents
-//!                          └────▶ large ─────────────────┘
+//!   RefPage, C symbols ─▶ heap ─▶ threads ─▶ thread_cache
+//!                          │        └──────▶ depot ─▶ spans ─┐
+//!                          │                                 ├─▶ cache ─▶ books, arena, extents
+//!                          └────▶ large ─────────────────────┘
 //!   refpage::Engine and page_map: under all of them;  options, start, stats, misuse: around them
 //!   tags, tag_faults: which memory tag a run or a block has, where there are any
 //!   predictor, unseen: what large knows of how runs are used, and of which pages they have
-//!   fork, missing: what a child needs, and when
+//!   fork, missing: what a child needs, and when;  nested: what a signal handler may have
 //! ```
 //!
 //! The invariant that makes malloc's fast path a pop: **free memory holds its content or is

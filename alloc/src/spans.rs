@@ -8,11 +8,12 @@ use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use mte::Tag;
 use refpage::Pages;
-use refpage::sys::lock::Mutex;
+use refpage::sys::lock::{Guard, Mutex};
 use refpage::sys::report::die;
 
 use crate::cache::{Memory, Waiting};
 use crate::classes;
+use crate::depot::{BATCHES, no_blocks};
 use crate::extents::List;
 use crate::page_map::{Kind, Run};
 use crate::tags;
@@ -102,17 +103,42 @@ impl Spans {
         taken
     }
 
-    /// Takes blocks of `class` back; they hold the content. False, and nothing was done, if that
-    /// would have to wait.
-    pub fn give(
+    /// Takes blocks of `class` back; they hold the content.
+    pub fn give(&self, memory: Memory<'_>, class: usize, blocks: &[*mut u8]) {
+        let list = self.classes[class].lock();
+        self.give_under(list, memory, class, blocks, Waiting::Allowed);
+    }
+
+    /// The same with those that `next` puts into a batch, and says how many, until there are none, or as many
+    /// as there may be; or until it would have to wait.
+    pub fn drain(
         &self,
+        memory: Memory<'_>,
+        class: usize,
+        waiting: Waiting,
+        next: impl Fn(&mut [*mut u8]) -> usize,
+    ) {
+        for _ in 0..BATCHES {
+            let Some(list) = waiting.lock(&self.classes[class]) else { break };
+            let mut blocks = no_blocks();
+            let count = next(&mut blocks);
+            if count == 0 {
+                break;
+            }
+            let blocks = blocks.get(..count).unwrap_or_default();
+            self.give_under(list, memory, class, blocks, waiting);
+        }
+    }
+
+    fn give_under(
+        &self,
+        mut list: Guard<'_, Class>,
         memory: Memory<'_>,
         class: usize,
         blocks: &[*mut u8],
         waiting: Waiting,
-    ) -> bool {
+    ) {
         let mut closed = List::EMPTY;
-        let Some(mut list) = waiting.lock(&self.classes[class]) else { return false };
         for &block in blocks {
             let address = tags::address(block);
             let slot = memory.map.slot_at(address);
@@ -150,7 +176,6 @@ impl Spans {
             }
         }
         self.out.fetch_sub(blocks.len() * classes::size(class), Relaxed);
-        true
     }
 
     /// Locks everything for the time of a fork.

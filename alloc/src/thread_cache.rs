@@ -70,6 +70,9 @@ const CAPACITY: [u16; MAGAZINES] = {
     capacity
 };
 
+#[cold]
+fn seldom() {}
+
 /// One thread's free blocks.
 #[derive(Debug)]
 #[repr(C)]
@@ -107,7 +110,12 @@ impl ThreadCache {
     /// The magazine for a block of `class` that this thread frees, whose state this was.
     #[inline(always)]
     pub fn magazine(&self, class: usize, state: u8) -> usize {
-        if state == self.state(class) { class } else { class + COUNT }
+        if state == self.state(class) {
+            return class;
+        }
+        // A branch: what follows need not wait for the comparison.
+        seldom();
+        class + COUNT
     }
 
     /// A free block of a magazine, null if there is none here.

@@ -6,8 +6,8 @@
 //!   slow paths ──┘   (or the shared one) └─ full ──▶ the oldest half: depot, else spans
 //! ```
 //!
-//! A cache is used by one at a time: whoever takes it leaves 0 in its place, so that a signal handler
-//! that interrupts a few instructions of malloc finds none, and goes another way. Nobody holds a
+//! A cache is used by one at a time: whoever takes it says that it is not ready, so that a signal handler
+//! that interrupts a few instructions of malloc goes another way. Nobody holds a
 //! cache and waits: locks are taken, and pages put in place, before or after.
 
 use core::ffi::c_void;
@@ -17,7 +17,7 @@ use refpage::sys::vm;
 
 use crate::cache::Waiting;
 use crate::classes::COUNT;
-use crate::depot::{BATCH, BATCHES, no_blocks};
+use crate::depot::{BATCH, no_blocks};
 use crate::fork::{self, Inside};
 use crate::heap::Heap;
 use crate::start;
@@ -33,52 +33,47 @@ const ENDED: usize = 1;
 /// Runs `work` on this thread's cache: none if it has none, or if somebody has taken it.
 #[inline(always)]
 pub fn with_own<R>(work: impl FnOnce(&mut ThreadCache) -> R) -> Option<R> {
-    let cache = &tls::words().cache;
-    let own = cache.get();
-    if own == 0 {
-        return None;
-    }
-    cache.set(0);
-    // SAFETY: the word is 0 or this thread's cache, and 0 for everybody else by now.
-    let result = work(unsafe { &mut *(own as *mut ThreadCache) });
-    cache.set(own);
-    Some(result)
+    let words = tls::words();
+    // SAFETY: what is ready is this thread's cache.
+    (words.ready.get() != 0).then(|| unsafe { take(words, work) })
+}
+
+/// # Safety
+/// The word of the cache is one, which is ready.
+#[inline(always)]
+unsafe fn take<R>(words: &Words, work: impl FnOnce(&mut ThreadCache) -> R) -> R {
+    words.ready.set(0);
+    // SAFETY: the caller's promise; nobody else takes it until it is ready again.
+    let result = work(unsafe { &mut *(words.cache.get() as *mut ThreadCache) });
+    words.ready.set(1);
+    result
 }
 
 /// The same on a slow path, with the shared cache where the thread has none to be used. Not for a
 /// signal handler that may have interrupted who holds that.
 pub fn with_cache<R>(heap: &Heap, work: impl FnOnce(&mut ThreadCache) -> R) -> R {
     let words = tls::words();
-    if words.own.get() == 0
+    if words.cache.get() == 0
         && let Some(cache) = heap.caches.take()
     {
         // Set before libc hears of it: pthread_setspecific may allocate.
-        begin(heap, words, cache);
+        words.cache.set(cache as usize);
+        words.ready.set(usize::from(!heap.is_strict()));
         start::watch_thread_end(cache.cast());
     }
-    let own = words.own.get();
+    if words.ready.get() != 0 {
+        // SAFETY: as in `with_own`.
+        return unsafe { take(words, work) };
+    }
+    let own = words.cache.get();
     if heap.is_strict() && own > ENDED {
-        // The fast paths find no cache ever, and signal handlers do not come here.
+        // It is never ready for the fast paths, and signal handlers do not come here.
         // SAFETY: so it is this thread's, and nobody else has it.
         return work(unsafe { &mut *(own as *mut ThreadCache) });
     }
-    if words.cache.get() == 0 {
-        let shared = heap.shared.lock();
-        // SAFETY: the shared cache is used under its lock only.
-        return work(unsafe { &mut *(*shared as *mut ThreadCache) });
-    }
-    words.cache.set(0);
-    // SAFETY: as in `with_own`.
-    let result = work(unsafe { &mut *(own as *mut ThreadCache) });
-    words.cache.set(own);
-    result
-}
-
-fn begin(heap: &Heap, words: &Words, cache: *mut ThreadCache) {
-    words.own.set(cache as usize);
-    if !heap.is_strict() {
-        words.cache.set(cache as usize);
-    }
+    let shared = heap.shared.lock();
+    // SAFETY: the shared cache is used under its lock only.
+    work(unsafe { &mut *(*shared as *mut ThreadCache) })
 }
 
 /// Empties this thread's magazines if shelves were emptied since it did so last.
@@ -155,23 +150,21 @@ pub fn keep(heap: &Heap, class: usize, state: u8, block: *mut u8) {
 
 fn give(heap: &Heap, class: usize, blocks: &[*mut u8]) {
     if !heap.depot.give(class, blocks) {
-        heap.spans.give(heap.memory(), class, blocks, Waiting::Allowed);
+        heap.spans.give(heap.memory(), class, blocks);
     }
 }
 
-/// Gives all of a cache's blocks back to the spans.
-fn empty(heap: &Heap, mut with: impl FnMut(&mut dyn FnMut(&mut ThreadCache))) {
+/// Gives all of a cache's blocks back to the spans. Nobody holds a cache and waits: so not from within it.
+fn empty(heap: &Heap, with: impl Fn(&mut dyn FnMut(&mut ThreadCache))) {
     for magazine in 0..MAGAZINES {
-        let class = class_of(magazine);
         loop {
             let mut blocks = no_blocks();
             let mut count = 0;
             with(&mut |cache| count = cache.take_oldest(magazine, &mut blocks));
-            if count == 0 {
+            let Some(blocks) = blocks.get(..count).filter(|blocks| !blocks.is_empty()) else {
                 break;
-            }
-            let blocks = blocks.get(..count).unwrap_or_default();
-            heap.spans.give(heap.memory(), class, blocks, Waiting::Allowed);
+            };
+            heap.spans.give(heap.memory(), class_of(magazine), blocks);
         }
     }
 }
@@ -192,8 +185,8 @@ pub extern "C" fn end(cache: *mut c_void) {
     let _inside = Inside::enter();
     fork::settle(heap);
     let words = tls::words();
-    words.cache.set(0);
-    words.own.set(ENDED);
+    words.ready.set(0);
+    words.cache.set(ENDED);
     let cache = cache.cast::<ThreadCache>();
     // SAFETY: the cache was this thread's, and its words have just let go of it.
     empty(heap, |work| work(unsafe { &mut *cache }));
@@ -241,17 +234,6 @@ impl Heap {
 
     /// Gives a shelf's batches back to the spans.
     pub(crate) fn clear_out(&self, class: usize, waiting: Waiting) {
-        for _ in 0..BATCHES {
-            let mut blocks = no_blocks();
-            let count = self.depot.take(class, &mut blocks);
-            let Some(blocks) = blocks.get(..count).filter(|blocks| !blocks.is_empty()) else {
-                return;
-            };
-            if !self.spans.give(self.memory(), class, blocks, waiting) {
-                // There was room for them a moment ago, and there is again in a moment.
-                while !self.depot.give(class, blocks) {}
-                return;
-            }
-        }
+        self.spans.drain(self.memory(), class, waiting, |blocks| self.depot.take(class, blocks));
     }
 }

@@ -28,11 +28,11 @@ global_asm!(
 /// What a thread has to itself. Only signal handlers on the same thread see it besides.
 #[repr(C)]
 pub struct Words {
-    /// The thread's cache, while the fast paths may use it; 0 while somebody does, and if there
-    /// is none.
-    pub cache: Word,
+    /// Whether the thread's cache may be taken: 0 while somebody has it, and if there is none. A word of its
+    /// own, so that the processor can go ahead with the cache while it is not yet known what was written here.
+    pub ready: Word,
     /// The thread's cache, or what else is to be said of it; 0 at first.
-    pub own: Word,
+    pub cache: Word,
     /// How deep in the heap's slow paths the thread is.
     pub depth: Word,
 }
@@ -93,19 +93,19 @@ mod tests {
 
     #[test]
     fn each_thread_has_its_own_words() {
-        words().cache.set(7);
+        words().ready.set(7);
         assert_eq!(words().depth.get(), 0);
         words().depth.set(9);
         let others = || {
-            let before = (words().cache.get(), words().depth.get());
-            words().cache.set(8);
+            let before = (words().ready.get(), words().depth.get());
+            words().ready.set(8);
             words().depth.set(8);
             before
         };
         let others = std::thread::spawn(others).join().expect("joins");
         assert_eq!(others, (0, 0));
-        assert_eq!((words().cache.get(), words().depth.get()), (7, 9));
-        words().cache.set(0);
+        assert_eq!((words().ready.get(), words().depth.get()), (7, 9));
+        words().ready.set(0);
         words().depth.set(0);
     }
 }
