@@ -152,7 +152,7 @@ impl Arenas {
     pub fn ready(&self, memory: Memory<'_>, pages: Pages) {
         if memory.engine.service() == Service::Off {
             // What nobody fills, nobody would know of either. And one call costs less than the faults.
-            memory.engine.populate(pages);
+            memory.engine.populate_in_use(pages);
         } else if block_slots(memory) > 1 {
             memory.engine.prefill_ahead(pages);
         } else {

@@ -7,7 +7,7 @@
 //!                                                 spans
 //! ```
 //!
-//! A shelf is a stack of batches (R. K. Treiber, "Systems Programming: Coping with Parallelism",
+//! Each class has a few shelves. A shelf is a stack of batches (R. K. Treiber, "Systems Programming: Coping with Parallelism",
 //! 1986), linked by number; each change of its head also counts, so that a head which comes back is
 //! told from one that stayed. What a batch holds is outside the blocks, as in a magazine (the idea
 //! of a depot is from J. Bonwick and J. Adams, "Magazines and Vmem", USENIX 2001).
@@ -44,7 +44,11 @@ struct Stack(AtomicU64);
 
 const CHANGE: u64 = 1 << 32;
 
-/// The batches of one class.
+/// Shelves of each class: a thread uses one before the others, so that blocks which lie side by side, and what
+/// is noted of them, mostly stay with one thread and in one processor's cache.
+pub const SIDES: usize = 4;
+
+/// Batches of one class.
 #[derive(Debug)]
 #[repr(align(64))]
 struct Shelf {
@@ -62,7 +66,7 @@ pub struct Depot {
     /// Batches that were in use at least once.
     made: AtomicU32,
     unused: Stack,
-    shelves: [Shelf; COUNT],
+    shelves: [[Shelf; SIDES]; COUNT],
 }
 
 // SAFETY: all of it is atomics, or one's who has popped it, in a mapping that lives as long as the depot.
@@ -86,29 +90,35 @@ impl Depot {
             batches,
             made: AtomicU32::new(0),
             unused: Stack(AtomicU64::new(0)),
-            shelves: core::array::from_fn(|_| shelf()),
+            shelves: core::array::from_fn(|_| core::array::from_fn(|_| shelf())),
         })
     }
 
-    /// Keeps free blocks of `class`, at most [`BATCH`] of them, for whoever wants some: false if
-    /// there is no room.
-    pub fn give(&self, class: usize, blocks: &[*mut u8]) -> bool {
+    /// Keeps free blocks of `class`, at most [`BATCH`] of them, for whoever wants some, those of that side
+    /// first: false if there is no room.
+    pub fn give(&self, class: usize, side: usize, blocks: &[*mut u8]) -> bool {
         let Some(number) = self.pop(&self.unused).or_else(|| self.make()) else { return false };
         let batch = self.batch(number);
         let len = blocks.len().min(BATCH);
         // SAFETY: the batch is on no stack, so it is this thread's, and has room for that many.
         unsafe { batch.blocks.get().cast::<*mut u8>().copy_from(blocks.as_ptr(), len) };
         batch.len.store(len as u32, Relaxed);
-        let shelf = &self.shelves[class];
+        let shelf = &self.shelves[class][side % SIDES];
         self.push(&shelf.stack, number);
         shelf.count.fetch_add(1, Relaxed);
         true
     }
 
-    /// Free blocks of `class`, as many as fit in `out`, from the batch that came last: how many.
-    pub fn take(&self, class: usize, out: &mut [*mut u8]) -> usize {
-        let shelf = &self.shelves[class];
-        let Some(number) = self.pop(&shelf.stack) else { return 0 };
+    /// Free blocks of `class`, as many as fit in `out`, from the batch that came last, of that side if it has
+    /// any: how many.
+    pub fn take(&self, class: usize, side: usize, out: &mut [*mut u8]) -> usize {
+        let shelves = &self.shelves[class];
+        let mut sides = (side..side + SIDES).map(|side| &shelves[side % SIDES]);
+        sides.find_map(|shelf| self.take_from(shelf, out)).unwrap_or(0)
+    }
+
+    fn take_from(&self, shelf: &Shelf, out: &mut [*mut u8]) -> Option<usize> {
+        let number = self.pop(&shelf.stack)?;
         let count = shelf.count.fetch_sub(1, Relaxed).wrapping_sub(1);
         if count < shelf.fewest.load(Relaxed) {
             shelf.fewest.store(count, Relaxed);
@@ -128,21 +138,24 @@ impl Depot {
         } else {
             self.push(&self.unused, number);
         }
-        len - left
+        Some(len - left)
     }
 
     /// Whether there were batches of `class` that nobody has wanted since this was asked last.
     pub fn is_idle(&self, class: usize) -> bool {
-        let shelf = &self.shelves[class];
-        // Counts lag behind: what was counted out before it was counted in is no batch.
-        let count = shelf.count.load(Relaxed) as i32;
-        let fewest = shelf.fewest.swap(count.max(0) as u32, Relaxed) as i32;
-        fewest.min(count) > 0
+        let mut any = false;
+        for shelf in &self.shelves[class] {
+            // Counts lag behind: what was counted out before it was counted in is no batch.
+            let count = shelf.count.load(Relaxed) as i32;
+            let fewest = shelf.fewest.swap(count.max(0) as u32, Relaxed) as i32;
+            any |= fewest.min(count) > 0;
+        }
+        any
     }
 
     /// Whether nothing is on any shelf.
     pub fn is_empty(&self) -> bool {
-        self.shelves.iter().all(|shelf| shelf.stack.0.load(Relaxed) as u32 == 0)
+        self.shelves.iter().flatten().all(|shelf| shelf.stack.0.load(Relaxed) as u32 == 0)
     }
 
     /// Bytes in the blocks of all shelves, for statistics: batches change hands meanwhile.
@@ -152,7 +165,11 @@ impl Depot {
 
     /// Blocks of `class`, for statistics too.
     pub fn blocks(&self, class: usize) -> usize {
-        let (mut sum, mut link) = (0, self.shelves[class].stack.0.load(Acquire) as u32);
+        self.shelves[class].iter().map(|shelf| self.blocks_on(shelf)).sum()
+    }
+
+    fn blocks_on(&self, shelf: &Shelf) -> usize {
+        let (mut sum, mut link) = (0, shelf.stack.0.load(Acquire) as u32);
         // No more than there are: a stack that changes meanwhile may lead in a circle.
         for _ in 0..self.made.load(Relaxed).min(BATCHES) {
             let Some(number) = link.checked_sub(1) else { break };
@@ -244,12 +261,12 @@ mod tests {
     fn a_batch_may_leave_in_parts() {
         let depot = Depot::reserve().expect("address space");
         let blocks: Vec<_> = (0..BATCH).map(block).collect();
-        assert!(depot.give(3, &blocks));
+        assert!(depot.give(3, 0, &blocks));
         assert_eq!(depot.bytes(), BATCH * classes::size(3));
         let mut seen = Vec::new();
         for room in [1, 10, 64, 64] {
             let mut out = no_blocks();
-            let count = depot.take(3, &mut out[..room]);
+            let count = depot.take(3, 0, &mut out[..room]);
             assert_eq!(count, room.min(BATCH - seen.len()));
             seen.extend_from_slice(&out[..count]);
         }
@@ -262,23 +279,33 @@ mod tests {
     fn there_is_an_end_to_its_room() {
         let depot = Depot::reserve().expect("address space");
         for number in 0..BATCHES as usize {
-            assert!(depot.give(number % COUNT, &[block(number)]));
+            assert!(depot.give(number % COUNT, 0, &[block(number)]));
         }
-        assert!(!depot.give(0, &[block(0)]));
-        assert_eq!(depot.take(5, &mut no_blocks()), 1);
-        assert!(depot.give(0, &[block(0)]));
+        assert!(!depot.give(0, 0, &[block(0)]));
+        assert_eq!(depot.take(5, 0, &mut no_blocks()), 1);
+        assert!(depot.give(0, 0, &[block(0)]));
     }
 
     #[test]
     fn what_nobody_wanted_is_what_was_always_there() {
         let depot = Depot::reserve().expect("address space");
-        (0..5).for_each(|n| assert!(depot.give(0, &[block(n)])));
+        (0..5).for_each(|n| assert!(depot.give(0, 0, &[block(n)])));
         assert!(!depot.is_idle(0), "there was a time with none");
-        (0..5).for_each(|_| assert_eq!(depot.take(0, &mut no_blocks()), 1));
-        (0..5).for_each(|n| assert!(depot.give(0, &[block(n)])));
+        (0..5).for_each(|_| assert_eq!(depot.take(0, 0, &mut no_blocks()), 1));
+        (0..5).for_each(|n| assert!(depot.give(0, 0, &[block(n)])));
         assert!(!depot.is_idle(0), "all of them were wanted");
-        assert_eq!(depot.take(0, &mut no_blocks()), 1);
+        assert_eq!(depot.take(0, 0, &mut no_blocks()), 1);
         assert!(depot.is_idle(0) && depot.is_idle(0));
+    }
+
+    #[test]
+    fn each_side_has_its_own_and_what_others_leave() {
+        let depot = Depot::reserve().expect("address space");
+        assert!(depot.give(2, 1, &[block(1)]) && depot.give(2, 3, &[block(3)]));
+        let mut out = no_blocks();
+        assert_eq!((depot.take(2, 3, &mut out), out[0]), (1, block(3)));
+        assert_eq!((depot.take(2, 3, &mut out), out[0]), (1, block(1)));
+        assert_eq!(depot.take(2, 3, &mut out), 0);
     }
 
     #[test]
@@ -288,16 +315,16 @@ mod tests {
         let depot = Depot::reserve().expect("address space");
         for number in 0..THREADS {
             let blocks: Vec<_> = (0..EACH).map(|n| block(number * EACH + n)).collect();
-            assert!(depot.give(1, &blocks));
+            assert!(depot.give(1, 0, &blocks));
         }
         std::thread::scope(|scope| {
             for _ in 0..THREADS {
                 scope.spawn(|| {
                     for _ in 0..20_000 {
                         let mut out = no_blocks();
-                        let count = depot.take(1, &mut out);
+                        let count = depot.take(1, 0, &mut out);
                         if count > 0 {
-                            assert!(depot.give(1, &out[..count]));
+                            assert!(depot.give(1, count, &out[..count]));
                         }
                     }
                 });
@@ -306,7 +333,7 @@ mod tests {
         let mut seen = Vec::new();
         loop {
             let mut out = no_blocks();
-            let count = depot.take(1, &mut out);
+            let count = depot.take(1, 0, &mut out);
             if count == 0 {
                 break;
             }

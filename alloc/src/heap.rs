@@ -419,6 +419,8 @@ pub fn trim(pad: usize) -> bool {
     for class in 0..COUNT {
         heap.clear_out(class, Waiting::Allowed);
     }
+    // The other threads' magazines, when these come by.
+    heap.sweeps.fetch_add(1, Relaxed);
     let mut any = false;
     while heap.cache.pages() << heap.engine.region().page_shift() > pad {
         if heap.cache.purge_round(heap.memory(), u64::MAX) == 0 {

@@ -27,7 +27,7 @@ pub fn allocate(heap: &Heap, size: usize, align: usize, zeroed: bool) -> *mut u8
     for class in (first..COUNT).filter(|&class| classes::size(class).is_multiple_of(align)) {
         let mut block = with_own(|cache| cache.pop(class)).unwrap_or(null_mut());
         if block.is_null() {
-            heap.depot.take(class, core::slice::from_mut(&mut block));
+            heap.depot.take(class, 0, core::slice::from_mut(&mut block));
         }
         if !block.is_null() {
             // SAFETY: the block is this thread's, and of that class.
@@ -46,7 +46,8 @@ fn no_ones(class: usize) -> u8 {
 
 /// Keeps a free small block: false if there is no room for it.
 pub fn keep(heap: &Heap, class: usize, block: *mut u8) -> bool {
-    with_own(|cache| cache.push(class, block)).unwrap_or(false) || heap.depot.give(class, &[block])
+    with_own(|cache| cache.push(class, block)).unwrap_or(false)
+        || heap.depot.give(class, 0, &[block])
 }
 
 /// Has a live block freed later.

@@ -25,14 +25,20 @@ use refpage::sys::vm;
 use rustix::io::Result;
 
 use crate::classes::{self, COUNT, SHARING};
+use crate::depot::SIDES;
 
 /// Below a magazine's first block.
 const EMPTY: *mut u8 = null_mut();
 /// Above the last block that a magazine may hold. No block is at this address.
 const FULL: *mut u8 = without_provenance_mut(1);
 
-/// Blocks that a magazine may hold at first.
-const FIRST_LIMIT: usize = 8;
+/// Blocks that a magazine of a class may hold at first: half of them take so many bytes that what the page map
+/// notes of them has a cache line of its own. Threads get fresh blocks by the half magazine.
+fn first_limit(magazine: usize) -> usize {
+    const LEAST: usize = 8;
+    let noted_in_a_line = 64 * classes::GRANULE;
+    (2 * noted_in_a_line / classes::size(class_of(magazine))).max(LEAST)
+}
 
 /// A magazine for each class, then those for other threads' blocks.
 pub const MAGAZINES: usize = COUNT + SHARING;
@@ -83,6 +89,8 @@ pub struct ThreadCache {
     limits: [u16; MAGAZINES],
     /// The state of a live block of each class that this thread has allocated.
     states: [u8; COUNT],
+    /// Which of the depot's shelves it uses first.
+    pub side: usize,
     /// How often the depot's shelves had been emptied when the magazines were last.
     pub sweeps: u32,
     /// The next cache on the list of unused ones.
@@ -96,6 +104,7 @@ impl ThreadCache {
         self.tops = [UNUSED as u32; MAGAZINES];
         self.limits = [0; MAGAZINES];
         self.states = core::array::from_fn(|class| classes::state(class, colour));
+        self.side = colour % SIDES;
         self.entries[UNUSED + 1] = FULL;
     }
 
@@ -157,7 +166,7 @@ impl ThreadCache {
     pub fn widen(&mut self, magazine: usize) -> usize {
         let (start, old) = (START[magazine] as usize, self.limits[magazine] as usize);
         let capacity = CAPACITY[magazine] as usize;
-        let limit = if old == 0 { FIRST_LIMIT } else { old * 2 }.min(capacity);
+        let limit = if old == 0 { first_limit(magazine) } else { old * 2 }.min(capacity);
         if limit != old {
             // What was on the way up is not to be taken for the mark, nor the mark for a block.
             self.entries[start + 1 + old..=start + limit].fill(null_mut());

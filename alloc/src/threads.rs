@@ -90,7 +90,8 @@ pub fn refill(heap: &Heap, class: usize) -> *mut u8 {
     let mut wanted = 0;
     let block = with_cache(heap, |cache| {
         wanted = cache.widen(class).min(BATCH);
-        cache.fill(class, wanted, |room| heap.depot.take(class, room));
+        let side = cache.side;
+        cache.fill(class, wanted, |room| heap.depot.take(class, side, room));
         cache.pop(class)
     });
     if block.is_null() { open(heap, class, wanted) } else { block }
@@ -134,7 +135,8 @@ pub fn keep(heap: &Heap, class: usize, state: u8, block: *mut u8) {
         if cache.push(magazine, block) {
             return;
         }
-        relieved = cache.relieve(magazine, half, |oldest| heap.depot.give(class, oldest));
+        let side = cache.side;
+        relieved = cache.relieve(magazine, half, |oldest| heap.depot.give(class, side, oldest));
         if relieved == 0 {
             count = cache.take_oldest(magazine, blocks.get_mut(..half).unwrap_or_default());
         }
@@ -149,7 +151,7 @@ pub fn keep(heap: &Heap, class: usize, state: u8, block: *mut u8) {
 }
 
 fn give(heap: &Heap, class: usize, blocks: &[*mut u8]) {
-    if !heap.depot.give(class, blocks) {
+    if !heap.depot.give(class, 0, blocks) {
         heap.spans.give(heap.memory(), class, blocks);
     }
 }
@@ -234,6 +236,6 @@ impl Heap {
 
     /// Gives a shelf's batches back to the spans.
     pub(crate) fn clear_out(&self, class: usize, waiting: Waiting) {
-        self.spans.drain(self.memory(), class, waiting, |blocks| self.depot.take(class, blocks));
+        self.spans.drain(self.memory(), class, waiting, |blocks| self.depot.take(class, 0, blocks));
     }
 }

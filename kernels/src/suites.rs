@@ -18,8 +18,9 @@ const UNIT: &str = "unit";
 /// Real programs, which are in no guest; and the check that the C programs compile, which is run before.
 const LEFT_OUT: [&str; 2] = ["programs", COMPILE];
 /// What a quick run leaves out, by parts of names: tests that take an emulated processor minutes (the suite `process` forks
-/// too), and those that look at memory, at limits or at injected failures, which this machine's own kernel is as good for.
-pub const SLOW: [&str; 7] = [
+/// too), and those that look at memory, at limits, at small blocks or at injected failures, which this machine's own kernel is
+/// as good for.
+pub const SLOW: [&str; 8] = [
     "limits::",
     "vma::",
     "injected::",
@@ -27,6 +28,7 @@ pub const SLOW: [&str; 7] = [
     "among_allocating_threads",
     "forks::",
     "rights::",
+    "small::",
 ];
 /// The suites that need a guest to be set up for them.
 const SETTINGS: [(&str, Setting); 2] =

@@ -155,6 +155,17 @@ impl Engine {
         }
     }
 
+    /// As [`populate`](Self::populate), for pages that others may use meanwhile: what the kernel cannot do at
+    /// once (before Linux 5.14, or without memory) is left to whoever touches them.
+    pub fn populate_in_use(&self, pages: Pages) {
+        if pages.count > 0 {
+            self.note_present(pages);
+            let len = pages.count << self.region().page_shift();
+            // SAFETY: the caller's pages, which lie in the Region; none of what they hold changes.
+            let _ = unsafe { vm::try_populate(self.region().address(pages.first), len) };
+        }
+    }
+
     /// Drops those of `pages` that are swapped out, whatever they held: to be called before what they
     /// hold is given up, or they are read back only to be overwritten. Nothing, and at no cost, where
     /// the machine has swapped nothing.
