@@ -65,7 +65,7 @@ pub struct Depot {
     batches: *mut Batch,
     /// Batches that were in use at least once.
     made: AtomicU32,
-    unused: Stack,
+    unused: [Shelf; SIDES],
     shelves: [[Shelf; SIDES]; COUNT],
 }
 
@@ -89,7 +89,7 @@ impl Depot {
         Ok(Self {
             batches,
             made: AtomicU32::new(0),
-            unused: Stack(AtomicU64::new(0)),
+            unused: core::array::from_fn(|_| shelf()),
             shelves: core::array::from_fn(|_| core::array::from_fn(|_| shelf())),
         })
     }
@@ -97,7 +97,7 @@ impl Depot {
     /// Keeps free blocks of `class`, at most [`BATCH`] of them, for whoever wants some, those of that side
     /// first: false if there is no room.
     pub fn give(&self, class: usize, side: usize, blocks: &[*mut u8]) -> bool {
-        let Some(number) = self.pop(&self.unused).or_else(|| self.make()) else { return false };
+        let Some(number) = self.unused(side) else { return false };
         let batch = self.batch(number);
         let len = blocks.len().min(BATCH);
         // SAFETY: the batch is on no stack, so it is this thread's, and has room for that many.
@@ -113,11 +113,11 @@ impl Depot {
     /// any: how many.
     pub fn take(&self, class: usize, side: usize, out: &mut [*mut u8]) -> usize {
         let shelves = &self.shelves[class];
-        let mut sides = (side..side + SIDES).map(|side| &shelves[side % SIDES]);
-        sides.find_map(|shelf| self.take_from(shelf, out)).unwrap_or(0)
+        let mut sides = (side..side + SIDES).map(|side| side % SIDES);
+        sides.find_map(|side| self.take_from(&shelves[side], side, out)).unwrap_or(0)
     }
 
-    fn take_from(&self, shelf: &Shelf, out: &mut [*mut u8]) -> Option<usize> {
+    fn take_from(&self, shelf: &Shelf, side: usize, out: &mut [*mut u8]) -> Option<usize> {
         let number = self.pop(&shelf.stack)?;
         let count = shelf.count.fetch_sub(1, Relaxed).wrapping_sub(1);
         if count < shelf.fewest.load(Relaxed) {
@@ -136,7 +136,7 @@ impl Depot {
             self.push(&shelf.stack, number);
             shelf.count.fetch_add(1, Relaxed);
         } else {
-            self.push(&self.unused, number);
+            self.push(&self.unused[side].stack, number);
         }
         Some(len - left)
     }
@@ -178,6 +178,14 @@ impl Depot {
             link = batch.next.load(Relaxed);
         }
         sum
+    }
+
+    /// A batch on no stack.
+    fn unused(&self, side: usize) -> Option<u32> {
+        self.pop(&self.unused[side % SIDES].stack).or_else(|| self.make()).or_else(|| {
+            // The last resort: those of the other sides.
+            self.unused.iter().find_map(|shelf| self.pop(&shelf.stack))
+        })
     }
 
     fn make(&self) -> Option<u32> {

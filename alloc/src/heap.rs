@@ -8,7 +8,9 @@
 //! ```
 
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{
+    AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed,
+};
 
 use refpage::sys::lock::Mutex;
 use refpage::sys::vm::ForkWord;
@@ -32,7 +34,8 @@ use crate::thread_cache::CachePool;
 use crate::threads::{self, with_cache, with_own};
 
 /// What the fast paths have to know of the heap. All zeros until it has started: then no request is
-/// small, and no address is in the Region.
+/// small, and no address is in the Region. In a cache line that nobody writes to after that.
+#[repr(align(64))]
 pub(crate) struct Fast {
     /// Requests of this many bytes and more are runs of their own.
     threshold: AtomicUsize,
@@ -40,6 +43,9 @@ pub(crate) struct Fast {
     region_len: AtomicUsize,
     /// [`PageMap::states_of_0`].
     states: AtomicUsize,
+    /// What free memory holds: whether it is defined, and the pattern's word.
+    is_defined: AtomicBool,
+    word: AtomicU64,
 }
 
 pub(crate) static FAST: Fast = Fast {
@@ -47,6 +53,8 @@ pub(crate) static FAST: Fast = Fast {
     region: AtomicUsize::new(0),
     region_len: AtomicUsize::new(0),
     states: AtomicUsize::new(0),
+    is_defined: AtomicBool::new(false),
+    word: AtomicU64::new(0),
 };
 
 impl Fast {
@@ -54,9 +62,21 @@ impl Fast {
     pub(crate) fn open(&self, heap: &Heap) {
         let region = heap.engine.region();
         self.states.store(heap.map.states_of_0(), Relaxed);
+        let pattern = heap.engine.content().pattern();
+        self.is_defined.store(pattern.is_some(), Relaxed);
+        self.word.store(pattern.map_or(0, Pattern::as_word), Relaxed);
         self.region.store(region.base(), Relaxed);
         self.region_len.store(region.len(), Relaxed);
         self.threshold.store(heap.options.threshold, Relaxed);
+    }
+
+    #[inline(always)]
+    fn content(&self) -> Content {
+        if self.is_defined.load(Relaxed) {
+            Content::Pattern(Pattern::word64(self.word.load(Relaxed)))
+        } else {
+            Content::Anything
+        }
     }
 
     #[inline(always)]
@@ -156,7 +176,7 @@ unsafe fn make_live(block: *mut u8, state: u8, zeroed: usize) -> *mut u8 {
 #[inline(always)]
 unsafe fn zero(block: *mut u8, len: usize) {
     const ZEROS: Content = Content::Pattern(Pattern::ZERO);
-    if start::heap().engine.content() == ZEROS {
+    if FAST.content() == ZEROS {
         return;
     }
     // SAFETY: the caller's promise.
@@ -278,7 +298,7 @@ pub unsafe fn deallocate(ptr: *mut u8) {
     let class = classes::of_state(live);
     tags::check_block(ptr, class);
     state.store(0, Relaxed);
-    let content = start::heap().engine.content();
+    let content = FAST.content();
     // In this order: a branch on the class, which nobody foresees, only where there is something to do.
     if !tags::must_refill(content) {
         return keep(live, ptr);
@@ -299,7 +319,7 @@ pub unsafe fn deallocate(ptr: *mut u8) {
 unsafe fn refill_and_keep(block: *mut u8, live: u8) {
     let class = classes::of_state(live);
     // SAFETY: the caller's promise.
-    keep(live, unsafe { tags::refill_block(start::heap().engine.content(), block, class) });
+    keep(live, unsafe { tags::refill_block(FAST.content(), block, class) });
 }
 
 /// Puts a free block, which was live in that state, into one of the thread's magazines.
