@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A cache is used by one at a time: whoever takes it says that it is not ready, so that a signal handler
-//! that interrupts a few instructions of malloc goes another way. Nobody holds a
-//! cache and waits: locks are taken, and pages put in place, before or after.
+//! that interrupts a few instructions of malloc goes another way. Nobody holds a cache and waits: locks
+//! are taken, and pages put in place, before or after.
 
 use core::ffi::c_void;
 use core::sync::atomic::Ordering::Relaxed;

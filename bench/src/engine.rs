@@ -1,6 +1,5 @@
 //! `engine`: runs the cases of the fault engine round by round and prints what they cost.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -9,7 +8,7 @@ use crate::cases::{self, Case, Scale};
 use crate::child::{measure, value};
 use crate::peers::{self, Missing, OFF, Peer, REFPAGE};
 use crate::results::Results;
-use crate::rounds::{self, Files, Notes, Plan};
+use crate::rounds::{self, Extras, Files, Notes, Plan};
 use crate::{table, targets};
 
 /// What refpage itself takes part as.
@@ -36,26 +35,20 @@ pub struct Arguments {
     /// Smaller and fewer: about 90 seconds
     #[arg(long)]
     quick: bool,
-    /// More of refpage's options, such as decay=0:pool=64M; service and pattern stay the benchmark's
-    #[arg(long, value_name = "EXTRA", default_value = "", hide_default_value = true)]
-    options: String,
-    /// Write everything to this file
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Write one line a measurement to this file
-    #[arg(long, value_name = "FILE")]
-    csv: Option<PathBuf>,
+    #[command(flatten)]
+    extras: Extras,
 }
 
 /// Measures, prints, and says by the exit code whether every measurement came off.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let scale = if arguments.quick { Scale::Quick } else { Scale::Full };
     let runs = arguments.runs.unwrap_or(if arguments.quick { 5 } else { 7 }) as usize;
-    let files = Files::create(arguments.json.as_ref(), arguments.csv.as_ref())?;
+    let files = Files::create(&arguments.extras)?;
     let all = cases::all(scale);
     let names: Vec<&str> = all.iter().map(|case| case.name.as_str()).collect();
     let wanted = rounds::chosen(&names, &arguments.case)?;
-    let (peers, mut missing) = peers::find(&OWN, &OTHERS, &arguments.with, &arguments.options)?;
+    let (peers, mut missing) =
+        peers::find(&OWN, &OTHERS, &arguments.with, &arguments.extras.options)?;
     let plans: Vec<Plan> = all
         .iter()
         .filter(|case| wanted.contains(&case.name.as_str()))
@@ -69,7 +62,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         cpus: rounds::cpus(),
         runs,
         scale: value(scale),
-        options: arguments.options.clone(),
+        options: arguments.extras.options.clone(),
         notes: notes.lines(&missing),
         targets: targets::judge(&measured),
         means: Vec::new(),

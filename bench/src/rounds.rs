@@ -135,6 +135,20 @@ pub fn cpus() -> usize {
     available_parallelism().map_or(1, usize::from)
 }
 
+/// What every comparison may be told besides.
+#[derive(clap::Args)]
+pub struct Extras {
+    /// More of refpage's options, such as decay=0:pool=64M; service and pattern stay the benchmark's
+    #[arg(long, value_name = "EXTRA", default_value = "", hide_default_value = true)]
+    pub options: String,
+    /// Write everything to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write one line a measurement to this file
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+}
+
 /// The files that keep the results, made before the measuring and not after it.
 pub struct Files {
     json: Option<File>,
@@ -143,10 +157,11 @@ pub struct Files {
 
 impl Files {
     /// Creates those that are asked for.
-    pub fn create(json: Option<&PathBuf>, csv: Option<&PathBuf>) -> Result<Self> {
+    pub fn create(extras: &Extras) -> Result<Self> {
         let create = |path: &PathBuf| {
             File::create(path).with_context(|| format!("cannot write {}", path.display()))
         };
+        let (json, csv) = (extras.json.as_ref(), extras.csv.as_ref());
         Ok(Self { json: json.map(create).transpose()?, csv: csv.map(create).transpose()? })
     }
 

@@ -22,7 +22,6 @@ mod table;
 pub mod work;
 mod workloads;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -32,7 +31,7 @@ use crate::cases::Scale;
 use crate::child::{measure, value};
 use crate::peers::{self, OFF, Peer, REFPAGE};
 use crate::results::{CaseResults, Results};
-use crate::rounds::{self, Files, Notes, Plan};
+use crate::rounds::{self, Extras, Files, Notes, Plan};
 use programs::{PROGRAMS, Program, Workshop};
 use workloads::Workload;
 
@@ -80,15 +79,8 @@ pub struct Arguments {
     /// Install the allocators that are missing, with --programs the programs too, and measure nothing
     #[arg(long)]
     install: bool,
-    /// More of refpage's options, such as decay=0:pool=64M; service and pattern stay the benchmark's
-    #[arg(long, value_name = "EXTRA", default_value = "", hide_default_value = true)]
-    options: String,
-    /// Write everything to this file
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Write one line a measurement to this file
-    #[arg(long, value_name = "FILE")]
-    csv: Option<PathBuf>,
+    #[command(flatten)]
+    extras: Extras,
 }
 
 /// What is run.
@@ -139,8 +131,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let scale = if arguments.quick { Scale::Quick } else { Scale::Full };
     let runs = arguments.runs.unwrap_or(if arguments.quick { 3 } else { 5 }) as usize;
     let kinds = chosen(arguments)?;
-    let (peers, mut missing) = peers::find(&OWN, &OTHERS, &arguments.with, &arguments.options)?;
-    let files = Files::create(arguments.json.as_ref(), arguments.csv.as_ref())?;
+    let (peers, mut missing) =
+        peers::find(&OWN, &OTHERS, &arguments.with, &arguments.extras.options)?;
+    let files = Files::create(&arguments.extras)?;
     let workshop = Workshop::open(scale)?;
     let mut plans = Vec::new();
     let mut run = Vec::new();
@@ -177,7 +170,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         cpus: rounds::cpus(),
         runs,
         scale: value(scale),
-        options: arguments.options.clone(),
+        options: arguments.extras.options.clone(),
         notes: notes.lines(&missing),
         targets,
         means,
