@@ -14,24 +14,24 @@ fn untouched_pages_stay_missing_and_touched_ones_hold_the_pattern() {
     let Some(f) = Fixture::lazy() else { return };
     let page = f.page_bytes();
     f.bytes(f.all())[3000 * page + 5] = 1;
-    assert!(f.engine.region().present().get(3000));
-    assert_eq!(f.engine.region().present().count(f.all()), 1);
+    assert!(f.engine().region().present().get(3000));
+    assert_eq!(f.engine().region().present().count(f.all()), 1);
     assert_eq!(f.bytes(Pages { first: 3000, count: 1 })[5], 1);
     f.bytes(Pages { first: 3000, count: 1 })[5] = PATTERN;
     f.assert_all(Pages { first: 3000, count: 1 }, PATTERN);
-    assert_eq!(f.engine.counters().faults.get(), 1);
+    assert_eq!(f.engine().counters().faults.get(), 1);
 }
 
 #[test]
 fn a_fault_is_counted_by_its_window_and_by_what_it_had_to_do_without() {
     let Some(f) = Fixture::lazy() else { return };
     f.bytes(f.all())[3000 * f.page_bytes()] = 1;
-    let counters = f.engine.counters();
+    let counters = f.engine().counters();
     assert_eq!(counters.windows.get(), [1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(counters.fall_backs.get()[Cause::PoolEmpty as usize], 1);
     assert_eq!(counters.fall_backs.get().iter().sum::<u64>(), 1);
     f.assert_all(f.all().skip(3001), PATTERN);
-    let widest = f.engine.pages_per_block().ilog2() as usize;
+    let widest = f.engine().pages_per_block().ilog2() as usize;
     assert!(counters.windows.get()[widest] > 0, "{:?}", counters.windows);
     assert!(counters.windows.get().iter().sum::<u64>() <= counters.faults.get());
     let begin = std::time::Instant::now();
@@ -45,11 +45,11 @@ fn a_fault_is_counted_by_its_window_and_by_what_it_had_to_do_without() {
 fn a_sequential_reader_takes_few_faults_and_huge_pages() {
     let Some(f) = Fixture::lazy() else { return };
     f.assert_all(f.all(), PATTERN);
-    let faults = f.engine.counters().faults.get();
+    let faults = f.engine().counters().faults.get();
     // The window grows to 2 MiB.
-    let blocks = f.all().count / f.engine.pages_per_block();
+    let blocks = f.all().count / f.engine().pages_per_block();
     assert!(faults < blocks as u64 + 28, "{faults} faults for {} pages", f.all().count);
-    eprintln!("{faults} faults, {} huge pages", f.engine.counters().huge_moved.get());
+    eprintln!("{faults} faults, {} huge pages", f.engine().counters().huge_moved.get());
 }
 
 #[test]
@@ -68,13 +68,14 @@ fn released_pages_go_to_the_pool_and_are_moved_in_again() {
     let Some(f) = Fixture::lazy() else { return };
     let pages = Pages { first: 0, count: 512 };
     f.bytes(pages).fill(7);
-    f.engine.refill(pages, Fresh::Content);
-    f.engine.release(pages);
-    assert_eq!(f.engine.region().present().count(pages), 0);
-    assert_eq!(f.engine.counters().pooled.get(), 512);
-    let moved = f.engine.counters().moved.get();
-    f.engine.prefill(Pages { first: 2048, count: 512 });
-    assert_eq!(f.engine.counters().moved.get(), moved + 512);
+    f.engine().refill(pages, Fresh::Content);
+    f.engine().release(pages);
+    assert_eq!(f.engine().region().present().count(pages), 0);
+    let counters = f.engine().counters();
+    assert_eq!(counters.pooled.get(), 512, "{:?}", counters.fall_backs);
+    let moved = f.engine().counters().moved.get();
+    f.engine().prefill(Pages { first: 2048, count: 512 });
+    assert_eq!(f.engine().counters().moved.get(), moved + 512, "{:?}", counters.fall_backs);
     f.assert_all(Pages { first: 2048, count: 512 }, PATTERN);
     f.assert_all(pages, PATTERN);
 }
@@ -89,9 +90,9 @@ fn prefill_leaves_what_is_present_alone() {
             },
             _ => Fixture::new(service),
         };
-        f.engine.prefill(Pages { first: 10, count: 3 });
+        f.engine().prefill(Pages { first: 10, count: 3 });
         f.bytes(Pages { first: 11, count: 1 }).fill(1);
-        f.engine.prefill(Pages { first: 0, count: 40 });
+        f.engine().prefill(Pages { first: 0, count: 40 });
         f.assert_all(Pages { first: 0, count: 11 }, PATTERN);
         f.assert_all(Pages { first: 11, count: 1 }, 1);
         f.assert_all(Pages { first: 12, count: 28 }, PATTERN);
@@ -104,7 +105,7 @@ fn zero_pages_read_as_zero_and_the_others_as_the_pattern() {
     f.open(100);
     f.assert_all(Pages { first: 0, count: 100 }, 0);
     f.assert_all(Pages { first: 100, count: 100 }, PATTERN);
-    assert_eq!(f.engine.counters().zeroed.get(), 100);
+    assert_eq!(f.engine().counters().zeroed.get(), 100);
 }
 
 #[test]
@@ -114,10 +115,10 @@ fn relocate_moves_present_pages_and_leaves_missing_ones_missing() {
     for page in [64, 65, 100, 191] {
         f.bytes(Pages { first: page, count: 1 }).fill(page as u8);
     }
-    let present = f.engine.region().present().count(src);
-    f.engine.relocate(dst, src);
-    assert_eq!(f.engine.counters().relocated.get() as usize, present);
-    assert_eq!(f.engine.region().present().count(dst), present);
+    let present = f.engine().region().present().count(src);
+    f.engine().relocate(dst, src);
+    assert_eq!(f.engine().counters().relocated.get() as usize, present);
+    assert_eq!(f.engine().region().present().count(dst), present);
     for page in [64, 65, 100, 191] {
         f.assert_all(Pages { first: 4096 + page - 64, count: 1 }, page as u8);
     }
@@ -143,11 +144,11 @@ fn the_region_is_one_vma_whatever_happens_to_it() {
     for i in 0..200 {
         let pages = Pages { first: i * 80, count: 40 };
         f.bytes(pages).fill(1);
-        f.engine.refill(pages, Fresh::Content);
-        f.engine.release(pages);
+        f.engine().refill(pages, Fresh::Content);
+        f.engine().release(pages);
     }
     let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc is there");
-    let (from, len) = (f.engine.region().base(), f.engine.region().len());
+    let (from, len) = (f.engine().region().base(), f.engine().region().len());
     let lines = maps.lines().filter(|line| {
         let mut ends = line.split([' ', '-']).map(|end| usize::from_str_radix(end, 16));
         let (Some(Ok(start)), Some(Ok(end))) = (ends.next(), ends.next()) else { return false };
@@ -160,19 +161,19 @@ fn the_region_is_one_vma_whatever_happens_to_it() {
 fn huge_pages_go_to_the_pool_and_come_back_whole() {
     let Some(f) = Fixture::lazy() else { return };
     let (one, other) = (f.block(3), f.block(9));
-    f.engine.prefill(one);
-    let count = f.engine.counters().huge_moved.get();
+    f.engine().prefill(one);
+    let count = f.engine().counters().huge_moved.get();
     if count == 0 {
         return eprintln!("skipped: the kernel gives no huge pages");
     }
     f.bytes(one).fill(7);
-    f.engine.refill(one, Fresh::Content);
-    f.engine.release(one);
-    assert_eq!(f.engine.counters().pooled.get() as usize, one.count);
-    assert_eq!(f.engine.pool_pages(), one.count);
-    f.engine.prefill(other);
-    assert_eq!(f.engine.pool_pages(), 0, "the same one was taken");
-    assert_eq!(f.engine.counters().huge_moved.get(), count + 1);
+    f.engine().refill(one, Fresh::Content);
+    f.engine().release(one);
+    assert_eq!(f.engine().counters().pooled.get() as usize, one.count);
+    assert_eq!(f.engine().pool_pages(), one.count);
+    f.engine().prefill(other);
+    assert_eq!(f.engine().pool_pages(), 0, "the same one was taken");
+    assert_eq!(f.engine().counters().huge_moved.get(), count + 1);
     f.assert_all(other, PATTERN);
     f.assert_all(one, PATTERN);
 }
@@ -181,11 +182,11 @@ fn huge_pages_go_to_the_pool_and_come_back_whole() {
 fn part_of_a_huge_page_can_be_given_up() {
     let Some(f) = Fixture::lazy() else { return };
     let block = f.block(5);
-    f.engine.prefill(block);
+    f.engine().prefill(block);
     let (kept, given) = (block.prefix(100), block.skip(100));
     f.bytes(kept).fill(7);
-    f.engine.release(given);
-    assert_eq!(f.engine.region().present().count(block), kept.count);
+    f.engine().release(given);
+    assert_eq!(f.engine().region().present().count(block), kept.count);
     f.assert_all(kept, 7);
     f.assert_all(given, PATTERN);
 }
@@ -194,10 +195,10 @@ fn part_of_a_huge_page_can_be_given_up() {
 fn relocate_takes_huge_pages_whole() {
     let Some(f) = Fixture::lazy() else { return };
     let (src, dst) = (f.block(2), f.block(12));
-    f.engine.prefill(src);
+    f.engine().prefill(src);
     f.bytes(src).fill(9);
-    f.engine.relocate(dst, src);
-    assert_eq!(f.engine.counters().relocated.get() as usize, src.count);
+    f.engine().relocate(dst, src);
+    assert_eq!(f.engine().counters().relocated.get() as usize, src.count);
     f.assert_all(dst, 9);
     f.assert_all(src, PATTERN);
 }
@@ -206,14 +207,14 @@ fn relocate_takes_huge_pages_whole() {
 fn blocks_are_placed_ahead_only_where_much_is_present() {
     let Some(f) = Fixture::lazy() else { return };
     let few = Pages { first: f.block(20).first, count: 4 };
-    f.engine.prefill_ahead(few);
-    assert_eq!(f.engine.region().present().count(f.block(20)), 4);
-    (0..17).for_each(|index| f.engine.prefill(f.block(index)));
+    f.engine().prefill_ahead(few);
+    assert_eq!(f.engine().region().present().count(f.block(20)), 4);
+    (0..17).for_each(|index| f.engine().prefill(f.block(index)));
     let few = Pages { first: f.block(25).first, count: 4 };
-    let before = f.engine.counters().huge_moved.get();
-    f.engine.prefill_ahead(few);
-    let placed = f.engine.region().present().count(f.block(25));
-    if f.engine.counters().huge_moved.get() > before {
+    let before = f.engine().counters().huge_moved.get();
+    f.engine().prefill_ahead(few);
+    let placed = f.engine().region().present().count(f.block(25));
+    if f.engine().counters().huge_moved.get() > before {
         assert_eq!(placed, f.block(25).count);
     } else {
         assert_eq!(placed, 4, "no huge page was to be had");
@@ -227,25 +228,25 @@ fn the_zero_part_reads_as_zero_without_faults_and_takes_content_when_asked() {
         return;
     }
     let f = Fixture::with_region(Service::Lazy, 64 << 30);
-    let zero = f.engine.region().zero_part();
-    assert!(zero.count > 0 && f.engine.region().in_zero_part(zero.first));
+    let zero = f.engine().region().zero_part();
+    assert!(zero.count > 0 && f.engine().region().in_zero_part(zero.first));
     let run = Pages { first: zero.first + 512, count: 300 };
     f.assert_all(run, 0);
-    assert_eq!(f.engine.counters().faults.get(), 0);
+    assert_eq!(f.engine().counters().faults.get(), 0);
     f.bytes(run.prefix(50)).fill(8);
-    f.engine.learn_present(run);
-    assert!(f.engine.region().present().count(run) >= 50);
-    f.engine.refill(run, Fresh::Zero);
+    f.engine().learn_present(run);
+    assert!(f.engine().region().present().count(run) >= 50);
+    f.engine().refill(run, Fresh::Zero);
     f.assert_all(run, 0);
     let patterned = Pages { first: zero.first + 4096, count: 1000 };
-    f.engine.provide(patterned);
+    f.engine().provide(patterned);
     f.assert_all(patterned, PATTERN);
     // From there to the other part, where the handler is.
     f.bytes(run.prefix(50)).fill(6);
     let to = Pages { first: 1024, count: 50 };
-    f.engine.relocate(to, run.prefix(50));
+    f.engine().relocate(to, run.prefix(50));
     f.assert_all(to, 6);
-    assert_eq!(f.engine.counters().faults.get(), 0);
+    assert_eq!(f.engine().counters().faults.get(), 0);
 }
 
 #[test]
@@ -259,6 +260,6 @@ fn a_thread_sleeps_once_for_a_whole_window() {
     };
     let before = switches();
     f.assert_all(Pages { first: 0, count: 8192 }, PATTERN);
-    let (slept, faults) = (switches() - before, f.engine.counters().faults.get() as i64);
+    let (slept, faults) = (switches() - before, f.engine().counters().faults.get() as i64);
     assert!(slept <= faults + 20, "{slept} sleeps for {faults} faults");
 }

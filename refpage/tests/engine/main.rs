@@ -76,6 +76,13 @@ impl Fixture {
         }
     }
 
+    /// The engine, at rest. A thread whose page comes before it has gone to sleep does not wait for
+    /// the rest of its answer, so what it asks next may come between.
+    fn engine(&self) -> &'static Engine {
+        self.engine.let_handler_finish(self.all());
+        self.engine
+    }
+
     /// The pages of the 2 MiB block at `index`.
     fn block(&self, index: usize) -> Pages {
         let count = self.engine.pages_per_block();

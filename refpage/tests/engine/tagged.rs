@@ -57,17 +57,17 @@ fn faults_bring_the_runs_tag() {
         let value = if page == 0 { 0 } else { PATTERN };
         assert_tagged(&f, Pages { first: page, count: 1 }, value, ONE);
     }
-    assert_eq!(f.engine.region().present().count(f.all()), 6);
+    assert_eq!(f.engine().region().present().count(f.all()), 6);
 }
 
 #[test]
 fn filling_at_allocation_does() {
     for service in [Service::Eager, Service::Memset] {
         let Some(f) = fixture(service, 3) else { continue };
-        f.engine.provide(first(6));
+        f.engine().provide(first(6));
         assert_tagged(&f, first(6), PATTERN, ONE);
-        f.engine.refill(first(6), Fresh::Zero);
-        f.engine.provide_zeros(first(8));
+        f.engine().refill(first(6), Fresh::Zero);
+        f.engine().provide_zeros(first(8));
         assert_tagged(&f, first(8), 0, ONE);
     }
 }
@@ -77,15 +77,15 @@ fn refilling_changes_the_tag_of_what_is_present() {
     let Some(f) = fixture(Service::Lazy, 5) else { return };
     f.bytes(first(4)).fill(1);
     tag(&f, OTHER, 5);
-    let present = f.engine.region().present().count(f.all());
-    let touched = f.engine.refill(first(8), Fresh::Content);
-    assert_eq!((touched.pages, f.engine.region().present().count(f.all())), (4, present));
+    let present = f.engine().region().present().count(f.all());
+    let touched = f.engine().refill(first(8), Fresh::Content);
+    assert_eq!((touched.pages, f.engine().region().present().count(f.all())), (4, present));
     assert_tagged(&f, first(4), PATTERN, OTHER);
     // Some of these are put in place only now.
     assert_tagged(&f, Pages { first: 4, count: 12 }, PATTERN, OTHER);
     f.bytes(first(2)).fill(2);
     tag(&f, ONE, 0);
-    f.engine.retag(f.all());
+    f.engine().retag(f.all());
     assert_tagged(&f, first(2), 2, ONE);
 }
 
@@ -93,10 +93,10 @@ fn refilling_changes_the_tag_of_what_is_present() {
 fn the_pools_pages_are_tagged_anew() {
     let Some(f) = fixture(Service::Lazy, 7) else { return };
     f.assert_all(first(8), PATTERN);
-    f.engine.refill(first(8), Fresh::Content);
-    f.engine.release(first(8));
-    let pooled = f.engine.pool_pages();
-    assert!(pooled > 0, "{:?}", f.engine.counters().fall_backs);
+    f.engine().refill(first(8), Fresh::Content);
+    f.engine().release(first(8));
+    let pooled = f.engine().pool_pages();
+    assert!(pooled > 0, "{:?}", f.engine().counters().fall_backs);
     tag(&f, OTHER, 6);
     f.open(2);
     for page in 0..8 {
@@ -107,14 +107,14 @@ fn the_pools_pages_are_tagged_anew() {
             OTHER,
         );
     }
-    assert!(f.engine.counters().moved.get() > 0);
+    assert!(f.engine().counters().moved.get() > 0);
 }
 
 #[test]
 fn huge_pages_are_tagged_whole() {
     let Some(f) = fixture(Service::Lazy, usize::MAX >> 20) else { return };
     let block = f.block(1);
-    f.engine.prefill(block);
+    f.engine().prefill(block);
     assert_tagged(&f, block, PATTERN, ONE);
 }
 
@@ -123,9 +123,9 @@ fn what_moves_to_another_place_gets_its_tag() {
     let Some(f) = fixture(Service::Lazy, 3) else { return };
     f.bytes(first(3)).fill(7);
     let to = Pages { first: 16, count: 3 };
-    f.engine.relocate(to, first(3));
+    f.engine().relocate(to, first(3));
     tag(&f, OTHER, 17);
-    f.engine.retag(to);
+    f.engine().retag(to);
     assert_tagged(&f, to, 7, OTHER);
 }
 
@@ -133,18 +133,18 @@ fn what_moves_to_another_place_gets_its_tag() {
 fn a_file_shows_the_tag() {
     let Some(f) = fixture(Service::Cow, 3) else { return };
     let window = &f.run.0;
-    assert!(f.engine.back_run(window, first(4), Fresh::Content));
-    assert!(f.engine.is_backed(0) && !f.engine.is_backed(4));
+    assert!(f.engine().back_run(window, first(4), Fresh::Content));
+    assert!(f.engine().is_backed(0) && !f.engine().is_backed(4));
     assert_tagged(&f, first(4), PATTERN, ONE);
     f.bytes(first(1)).fill(3);
     assert_tagged(&f, first(1), 3, ONE);
     tag(&f, OTHER, 20);
-    assert!(f.engine.back_run(window, first(10), Fresh::Zero));
+    assert!(f.engine().back_run(window, first(10), Fresh::Zero));
     assert_tagged(&f, first(10), 0, OTHER);
-    f.engine.shorten_backed(window, 4, Fresh::Zero);
-    assert!(!f.engine.is_backed(4));
-    f.engine.unback_run(window, Fresh::Zero);
-    assert_eq!((window.backed(), f.engine.pieces()), (0, 0));
+    f.engine().shorten_backed(window, 4, Fresh::Zero);
+    assert!(!f.engine().is_backed(4));
+    f.engine().unback_run(window, Fresh::Zero);
+    assert_eq!((window.backed(), f.engine().pieces()), (0, 0));
     // Anonymous again, and missing.
     tag(&f, 0, 0);
     assert_tagged(&f, first(10), 0, 0);
