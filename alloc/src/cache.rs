@@ -81,6 +81,19 @@ impl Memory<'_> {
     pub fn pages(&self, head: usize) -> Pages {
         self.map.pages(head, self.map.run(head).slots.load(Relaxed) as usize)
     }
+
+    /// The first byte of the large allocation that the run at `head` is.
+    pub fn start(&self, head: usize) -> *mut u8 {
+        let offset = self.map.run(head).offset.load(Relaxed) as usize;
+        // SAFETY: within the run's first page.
+        unsafe { self.map.address(head).add(offset) }
+    }
+
+    /// The pages that hold its bytes.
+    pub fn used(&self, head: usize) -> Pages {
+        let size = self.map.run(head).size.load(Relaxed);
+        self.engine.region().pages_of(self.start(head) as usize, size)
+    }
 }
 
 /// Runs that wait to be used again, and the free memory behind them.

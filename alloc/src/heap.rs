@@ -13,6 +13,7 @@ use core::sync::atomic::{
 };
 
 use refpage::sys::lock::Mutex;
+use refpage::sys::uffd::Fault;
 use refpage::sys::vm::ForkWord;
 use refpage::{Content, Engine, Pattern, RunWindow, Runs, SHORT};
 
@@ -21,6 +22,7 @@ use crate::chance::Chance;
 use crate::classes::{self, COUNT, GRANULE};
 use crate::depot::Depot;
 use crate::fork::{self, Inside};
+use crate::guards;
 use crate::large::Large;
 use crate::misuse;
 use crate::nested;
@@ -202,6 +204,10 @@ impl Runs for Process {
         let address = heap.engine.region().address(page) as usize;
         let head = heap.map.head(heap.map.slot_at(address))?;
         Some(&heap.map.run(head).window)
+    }
+
+    fn refuses(&self, page: usize, fault: Fault) -> bool {
+        guards::refuses(start::heap(), page, fault)
     }
 
     fn purge(&self, now_ms: u64) -> Option<u64> {

@@ -32,6 +32,8 @@ pub const MAX_POOL: usize = 64 << 30;
 pub const MIN_REGION: usize = 16 << 20;
 /// The largest Region in bytes that can be asked for: x86-64's user address space, 47 bits.
 pub const MAX_REGION: usize = 1 << 47;
+/// The largest quarantine in bytes of address space: no Region has room for more.
+pub const MAX_QUARANTINE: usize = 64 << 40;
 
 /// Which service to take. What was taken, and why, is in the statistics and in `refpage doctor`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +104,32 @@ impl MteChoice {
     }
 }
 
+/// Whether large allocations have guards, and where they lie between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuardsChoice {
+    /// They do, and begin at the beginning of a page: what runs over the end reaches the guard after
+    /// less than a page.
+    On,
+    /// They do, and end at the end of a page, as far as their alignment allows.
+    Right,
+    /// They have none.
+    Off,
+}
+
+impl GuardsChoice {
+    /// Every choice, in the order of the help.
+    pub const ALL: [Self; 3] = [Self::On, Self::Right, Self::Off];
+
+    /// The name that the option takes.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::On => "on",
+            Self::Right => "right",
+            Self::Off => "off",
+        }
+    }
+}
+
 /// Where the statistics go when the process exits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::large_enum_variant, reason = "a box would allocate inside malloc")]
@@ -141,6 +169,16 @@ pub struct Options {
     pub verify: bool,
     /// Whether small blocks are chosen by chance.
     pub random: bool,
+    /// Whether large allocations have guards, and where they lie between them.
+    pub guards: GuardsChoice,
+    /// Address space that freed large allocations stay in, in bytes.
+    pub quarantine: usize,
+    /// The share of the time that this may take, in percent.
+    pub quarantine_share: u8,
+    /// One small allocation in so many gets guarded pages of its own; 0: none.
+    pub sample: u32,
+    /// Whether large allocations keep where they were allocated and freed.
+    pub backtraces: bool,
 }
 
 impl Default for Options {
@@ -164,6 +202,11 @@ impl Options {
             mte: MteChoice::Auto,
             verify: false,
             random: false,
+            guards: GuardsChoice::On,
+            quarantine: 64 << 30,
+            quarantine_share: 10,
+            sample: 0,
+            backtraces: false,
         }
     }
 
@@ -276,25 +319,50 @@ impl Options {
         self
     }
 
-    /// How many bytes of address space freed allocations stay in before it is used again (option
-    /// `quarantine`). This version has no quarantine: the name is reserved.
-    ///
-    /// # Panics
-    /// If `bytes` is not 0.
+    /// Whether an access past either end of a large allocation ends the process (option `guards`).
     #[must_use]
-    pub const fn quarantine(self, bytes: usize) -> Self {
-        assert!(bytes == 0, "quarantine: this version has none");
+    pub const fn guards(mut self, choice: GuardsChoice) -> Self {
+        self.guards = choice;
         self
     }
 
-    /// Whether an access past the end of a large allocation ends the process (option `guards`).
-    /// This version has no guards: the name is reserved.
+    /// How many bytes of address space freed large allocations stay in before it is used again (option
+    /// `quarantine`): at most 64 TiB; 0 uses it again at once. What they held is given up as they are
+    /// freed, and who touches them ends the process.
     ///
     /// # Panics
-    /// If `on` is true.
+    /// If `bytes` is above 64 TiB.
     #[must_use]
-    pub const fn guards(self, on: bool) -> Self {
-        assert!(!on, "guards: this version has none");
+    pub const fn quarantine(mut self, bytes: usize) -> Self {
+        assert!(quarantine_is_valid(bytes), "quarantine: at most 64 TiB");
+        self.quarantine = bytes;
+        self
+    }
+
+    /// How many percent of the time the quarantine may take (option `quarantine_share`): what is freed
+    /// beyond that is used again as if there were none; 100 makes no exceptions.
+    ///
+    /// # Panics
+    /// If `percent` is above 100.
+    #[must_use]
+    pub const fn quarantine_share(mut self, percent: u8) -> Self {
+        assert!(percent <= 100, "quarantine_share: at most 100");
+        self.quarantine_share = percent;
+        self
+    }
+
+    /// One small allocation in so many gets guarded pages of its own (option `sample`); 0: none.
+    #[must_use]
+    pub const fn sample(mut self, one_in: u32) -> Self {
+        self.sample = one_in;
+        self
+    }
+
+    /// Whether large and sampled allocations keep where they were allocated and freed (option
+    /// `backtraces`).
+    #[must_use]
+    pub const fn backtraces(mut self, on: bool) -> Self {
+        self.backtraces = on;
         self
     }
 }
@@ -309,4 +377,8 @@ const fn pool_is_valid(bytes: usize) -> bool {
 
 const fn region_is_valid(bytes: usize) -> bool {
     bytes == 0 || (MIN_REGION <= bytes && bytes <= MAX_REGION)
+}
+
+const fn quarantine_is_valid(bytes: usize) -> bool {
+    bytes <= MAX_QUARANTINE
 }

@@ -45,6 +45,8 @@ pub enum Kind {
     EmptySpan,
     /// A span without blocks and without pages.
     BareSpan,
+    /// A freed large run that has no pages and whose addresses stay out of use.
+    Quarantined,
 }
 
 impl Kind {
@@ -58,6 +60,7 @@ impl Kind {
             6 => Kind::Span,
             7 => Kind::EmptySpan,
             8 => Kind::BareSpan,
+            9 => Kind::Quarantined,
             _ => Kind::None,
         }
     }
@@ -80,7 +83,11 @@ pub struct Run {
     pub size: AtomicUsize,
     /// Freed: the bytes that it was asked for last.
     pub freed: AtomicUsize,
-    /// Cached: when it was freed. Large: when it was handed out. In milliseconds.
+    /// Large, and freed: bytes before the allocation in its first page.
+    pub offset: AtomicU32,
+    /// The page with a [guard](crate::guards), counted from the run's first; 0: none but the last.
+    pub guard: AtomicU32,
+    /// Freed: when it was. Large: when it was handed out. In milliseconds.
     pub since: AtomicU64,
     /// Large: pages that were present when it was handed out.
     pub placed: AtomicU32,
@@ -118,6 +125,8 @@ impl Run {
         self.thinned.store(0, Relaxed);
         self.saved.store(0, Relaxed);
         self.asked.store(0, Relaxed);
+        self.offset.store(0, Relaxed);
+        self.guard.store(0, Relaxed);
         self.window.set_tag(self.window.tag(), 0);
     }
 

@@ -108,6 +108,8 @@ causes! {
     PieceRefused = "piece_refused",
     /// A child of a raw clone touched a missing page before it was noticed: it read zeros.
     CloneReadZeros = "clone_read_zeros",
+    /// A page could not be guarded: the kernel knows no way, or the memory is locked.
+    GuardRefused = "guard_refused",
 }
 
 impl Cause {

@@ -10,6 +10,7 @@ use crate::bits::Pages;
 use crate::blocks::Blocks;
 use crate::content::{Content, Pattern};
 use crate::counters::{Cause, Counters};
+use crate::guards::Marked;
 use crate::huge::HUGE;
 use crate::place::Sources;
 use crate::pool::Pool;
@@ -131,6 +132,7 @@ pub struct Engine {
     pub(crate) pagemap: Pagemap,
     /// The page whose fault the handler is answering, plus one; 0 between faults.
     serving: AtomicUsize,
+    pub(crate) marked: Marked,
     counters: Counters,
 }
 
@@ -187,6 +189,7 @@ impl Engine {
             renewing: Mutex::new(()),
             pagemap: Pagemap::new(),
             serving: AtomicUsize::new(0),
+            marked: Marked::default(),
             counters: Counters::default(),
         })
     }

@@ -178,7 +178,8 @@ impl Handler {
             }
             if let Some(place) = served.get_mut(i) {
                 self.engine.set_serving(Some(page));
-                *place = self.serve(page);
+                let refused = self.engine.runs().refuses(page, fault);
+                *place = if refused { self.refuse(page) } else { self.serve(page) };
                 self.engine.set_serving(None);
             }
         }
@@ -223,17 +224,27 @@ impl Handler {
         // Last of all: from now on, the run may be freed and become another.
         let placed = Pages::span(page, end);
         engine.counters().windows.add(placed.count);
-        let woken = self.channel.wake(
-            engine.region().address(placed.first),
-            placed.count << engine.region().page_shift(),
-        );
-        if let Err(errno) = woken {
+        self.wake(placed);
+        placed
+    }
+
+    /// Has who waits for the page end there: the page, which is not asked for again.
+    fn refuse(&self, page: usize) -> Pages {
+        let page = Pages { first: page, count: 1 };
+        self.engine.refuse(self.channel.quiet(), page.first);
+        self.wake(page);
+        page
+    }
+
+    fn wake(&self, pages: Pages) {
+        let region = self.engine.region();
+        let len = pages.count << region.page_shift();
+        if let Err(errno) = self.channel.wake(region.address(pages.first), len) {
             report::die_without_stderr(format_args!(
                 "cannot wake who waits for memory: {}; memory could no longer be served",
                 errno::name(errno)
             ));
         }
-        placed
     }
 
     /// Moves huge pages ahead of a sequential writer that is about to reach `page`. Where they end.

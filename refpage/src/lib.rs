@@ -21,6 +21,7 @@
 //!   it is missing; a **piece** is one mapping of it. The kernel copies from it on the first write.
 //! - **Tag**: where the processor has memory tags, what a run's memory and the pointers to it carry
 //!   alike; see the crate `mte`.
+//! - **Guard**: a page that ends who touches it; it has no mapping of its own.
 //! - **Mover**, of `cow` and `eager`: a channel for user mode only, which sees no faults, but through
 //!   which anonymous memory is filled by moves when it is allocated.
 //!
@@ -48,6 +49,7 @@ mod blocks;
 mod content;
 mod counters;
 mod engine;
+mod guards;
 mod handler;
 mod huge;
 mod launch;
@@ -68,6 +70,7 @@ pub use bits::{PageBits, Pages};
 pub use content::{Content, Pattern, SHORT};
 pub use counters::{Cause, Count, Counters, FallBacks, Histogram};
 pub use engine::{Config, Engine, Failure, Reason, Reasons, probe_channel};
+pub use guards::Guard;
 pub use place::Fresh;
 pub use region::Region;
 pub use requests::Touched;

@@ -5,14 +5,22 @@ use core::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use mte::Tag;
 
 use crate::bits::Pages;
+use crate::sys::uffd::Fault;
 
 /// Whoever divides the Region into page runs, as the engine sees it.
 ///
-/// Both functions are called from the fault handler: they touch no heap memory, and wait for no
+/// All functions are called from the fault handler: they touch no heap memory, and wait for no
 /// lock that anyone holds across such an access.
 pub trait Runs: Sync {
     /// The run that the page belongs to, if it belongs to one.
     fn run_at(&self, page: usize) -> Option<&RunWindow>;
+
+    /// Whether the access, which is to that page, is to end who made it, because the page belongs to
+    /// nothing that is in use; it is told then.
+    fn refuses(&self, page: usize, fault: Fault) -> bool {
+        let _ = (page, fault);
+        false
+    }
 
     /// Gives back some of what has not been used for long enough. The milliseconds until the next
     /// call is worth making, or none if nothing waits.

@@ -38,8 +38,8 @@ fn a_wrong_command_line_gets_one_line_and_code_2() {
 fn a_bad_option_value_gets_one_line_and_code_2() {
     fails(&["run", "--pattern", "300", "--", "true"], 2, "bad value \"300\" for pattern: a byte");
     fails(&["run", "--service", "best", "--", "true"], 2, "bad value \"best\" for service");
-    fails(&["run", "--quarantine", "1G", "--", "true"], 2, "this version has no quarantine yet");
-    fails(&["run", "--guards", "on", "--", "true"], 2, "this version has no guards yet");
+    fails(&["run", "--quarantine", "1P", "--", "true"], 2, "bad value \"1P\" for quarantine");
+    fails(&["run", "--guards", "left", "--", "true"], 2, "bad value \"left\" for guards");
     // It must not become two entries.
     fails(&["run", "--pattern", "1:pool=0", "--", "true"], 2, "bad value \"1:pool=0\" for pattern");
     fails(&["run", "--stats-json", "a:b", "--", "true"], 2, "for stats");

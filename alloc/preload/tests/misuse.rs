@@ -180,8 +180,8 @@ fn options_that_make_no_sense_are_named_and_passed_over() {
         ("threshold=plenty", "plenty"),
         ("service=fastest", "fastest"),
         ("nonsense", "nonsense"),
-        ("quarantine=1G", "this version has no quarantine yet"),
-        ("guards=on", "this version has no guards yet"),
+        ("quarantine=65T", "65T"),
+        ("guards=left", "left"),
     ] {
         let outcome = run(preload(&mut Command::new(&program), &format!("{best}:{options}")));
         outcome.expect_success();

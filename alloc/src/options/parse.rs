@@ -37,9 +37,7 @@ impl Options {
     pub fn set<'a>(&mut self, key: &'a [u8], value: &'a [u8]) -> Result<(), OptionError<'a>> {
         let spec =
             spec_of(key).ok_or(OptionError { key, value, kind: OptionErrorKind::UnknownKey })?;
-        let refused =
-            if spec.reserved { OptionErrorKind::Reserved } else { OptionErrorKind::BadValue };
-        (spec.set)(self, value).ok_or(OptionError { key, value, kind: refused })
+        (spec.set)(self, value).ok_or(OptionError { key, value, kind: OptionErrorKind::BadValue })
     }
 }
 
@@ -52,8 +50,6 @@ pub enum OptionErrorKind {
     NoValue,
     /// The option does not take this value.
     BadValue,
-    /// This version has only the name of the option, and takes its default alone.
-    Reserved,
 }
 
 /// One entry that could not be applied. Its `Display` is one line, whatever bytes the entry holds.
@@ -74,13 +70,6 @@ impl fmt::Display for OptionError<'_> {
         match (self.kind, spec_of(self.key)) {
             (OptionErrorKind::BadValue, Some(spec)) => {
                 write!(f, "bad value \"{value}\" for {key}: {}", spec.accepts)
-            }
-            (OptionErrorKind::Reserved, Some(spec)) => {
-                write!(
-                    f,
-                    "this version has no {key} yet: {key}={value} is not possible, only {key}={}",
-                    spec.default
-                )
             }
             (OptionErrorKind::NoValue, Some(spec)) => {
                 write!(f, "option \"{key}\" needs a value: {key}={}, {}", spec.value, spec.accepts)
@@ -121,11 +110,11 @@ fn next_entry(text: &[u8]) -> (&[u8], &[u8]) {
     (entry, tail.strip_prefix(b":").unwrap_or(tail))
 }
 
-/// `on` or `off`.
+/// `on` or `off`, also as a digit.
 pub(super) fn parse_switch(text: &[u8]) -> Option<bool> {
     match text {
-        b"on" => Some(true),
-        b"off" => Some(false),
+        b"on" | b"1" => Some(true),
+        b"off" | b"0" => Some(false),
         _ => None,
     }
 }

@@ -1,8 +1,8 @@
 //! The table of all options.
 
 use super::parse::{parse_number, parse_pattern, parse_size, parse_switch};
-use super::{MteChoice, Options, PathText, ServiceChoice, StatsChoice};
-use super::{pool_is_valid, region_is_valid, threshold_is_valid};
+use super::{GuardsChoice, MteChoice, Options, PathText, ServiceChoice, StatsChoice};
+use super::{pool_is_valid, quarantine_is_valid, region_is_valid, threshold_is_valid};
 
 /// One option: all that the parser and the help texts know about it.
 #[derive(Debug)]
@@ -19,8 +19,6 @@ pub struct OptionSpec {
     pub help: &'static str,
     /// The method of [`Options`] that does the same.
     pub method: &'static str,
-    /// This version knows only the name: it takes the default and nothing else.
-    pub reserved: bool,
     /// Stores the value, or changes nothing and says `None`.
     pub(super) set: fn(&mut Options, &[u8]) -> Option<()>,
     /// Sets the default by the builder's method: no option is without one.
@@ -40,14 +38,13 @@ macro_rules! option {
 }
 
 /// Every option, in the order of the help.
-pub static TABLE: [OptionSpec; 13] = [
+pub static TABLE: [OptionSpec; 16] = [
     option! { service(ServiceChoice::Auto),
         name: "service",
         value: "SERVICE",
         accepts: "auto, lazy, cow, eager, memset or off",
         default: "auto",
         help: "how the pattern gets under the program's accesses; auto takes the best this machine allows",
-        reserved: false,
         set: |options, value| {
             options.service =
                 *ServiceChoice::ALL.iter().find(|choice| choice.as_str().as_bytes() == value)?;
@@ -60,7 +57,6 @@ pub static TABLE: [OptionSpec; 13] = [
         accepts: "a byte, 0 to 255 or 0x00 to 0xff, or a word, 0x and 4, 8 or 16 hex digits",
         default: "0xaa",
         help: "what heap memory reads as until it is written: a byte, or a word as an aligned load of its size gives it",
-        reserved: false,
         set: |options, value| {
             options.pattern = parse_pattern(value)?;
             Some(())
@@ -72,7 +68,6 @@ pub static TABLE: [OptionSpec; 13] = [
         accepts: "a size from 4K to 64K",
         default: "64K",
         help: "requests of at least this size get a page run of their own; above 64K they always do",
-        reserved: false,
         set: |options, value| {
             options.threshold = parse_size(value).filter(|&bytes| threshold_is_valid(bytes))?;
             Some(())
@@ -84,7 +79,6 @@ pub static TABLE: [OptionSpec; 13] = [
         accepts: "a size from 0 to 64G",
         default: "16M",
         help: "how much memory the page pool keeps filled and ready to be moved in",
-        reserved: false,
         set: |options, value| {
             options.pool = parse_size(value).filter(|&bytes| pool_is_valid(bytes))?;
             Some(())
@@ -96,7 +90,6 @@ pub static TABLE: [OptionSpec; 13] = [
         accepts: "a size from 0 to 64G",
         default: "0",
         help: "how much of that stays in the pool when nothing has happened for some seconds",
-        reserved: false,
         set: |options, value| {
             options.pool_low = parse_size(value).filter(|&bytes| pool_is_valid(bytes))?;
             Some(())
@@ -108,7 +101,6 @@ pub static TABLE: [OptionSpec; 13] = [
         accepts: "milliseconds, 0 to 4294967295",
         default: "1000",
         help: "how long a freed page run keeps its pages before it gives them back",
-        reserved: false,
         set: |options, value| {
             options.decay_ms = u32::try_from(parse_number(value)?).ok()?;
             Some(())
@@ -120,7 +112,6 @@ pub static TABLE: [OptionSpec; 13] = [
         accepts: "0, or a size from 16M to 128T",
         default: "0",
         help: "the address space reserved for the heap; 0 takes the largest that fits",
-        reserved: false,
         set: |options, value| {
             options.region = parse_size(value).filter(|&bytes| region_is_valid(bytes))?;
             Some(())
@@ -132,7 +123,6 @@ pub static TABLE: [OptionSpec; 13] = [
         accepts: "0, 1 or json:FILE, with a file name of 1 to 255 bytes and no ':'",
         default: "0",
         help: "what to do with the statistics at exit: 1 prints them on stderr, json:FILE writes them there",
-        reserved: false,
         set: |options, value| {
             options.stats = match value {
                 b"0" => StatsChoice::Off,
@@ -148,7 +138,6 @@ pub static TABLE: [OptionSpec; 13] = [
         accepts: "auto, sync, async, asymm or off",
         default: "auto",
         help: "on Arm processors with memory tags, how accesses by pointers whose tag does not fit are reported; auto keeps what the program has chosen, else takes sync",
-        reserved: false,
         set: |options, value| {
             options.mte =
                 *MteChoice::ALL.iter().find(|choice| choice.as_str().as_bytes() == value)?;
@@ -158,10 +147,9 @@ pub static TABLE: [OptionSpec; 13] = [
     option! { verify(false),
         name: "verify",
         value: "WHETHER",
-        accepts: "on or off",
+        accepts: "on or off, 1 or 0",
         default: "off",
         help: "whether small blocks are looked at before they are handed out again: a write to one that was free ends the process with a line",
-        reserved: false,
         set: |options, value| {
             options.verify = parse_switch(value)?;
             Some(())
@@ -170,31 +158,69 @@ pub static TABLE: [OptionSpec; 13] = [
     option! { random(false),
         name: "random",
         value: "WHETHER",
-        accepts: "on or off",
+        accepts: "on or off, 1 or 0",
         default: "off",
         help: "whether small blocks are handed out in an order that nobody foresees",
-        reserved: false,
         set: |options, value| {
             options.random = parse_switch(value)?;
             Some(())
         },
     },
-    option! { quarantine(0),
+    option! { guards(GuardsChoice::On),
+        name: "guards",
+        value: "WHERE",
+        accepts: "on, right or off",
+        default: "on",
+        help: "whether an access past either end of a large allocation ends the process; right moves allocations to the ends of their pages, so that the first byte behind them does",
+        set: |options, value| {
+            options.guards =
+                *GuardsChoice::ALL.iter().find(|choice| choice.as_str().as_bytes() == value)?;
+            Some(())
+        },
+    },
+    option! { quarantine(64 << 30),
         name: "quarantine",
         value: "SIZE",
-        accepts: "only 0",
-        default: "0",
-        help: "reserved: how much address space freed allocations stay in before it is used again; this version has no quarantine yet",
-        reserved: true,
-        set: |_, value| (value == b"0").then_some(()),
+        accepts: "a size from 0 to 64T",
+        default: "64G",
+        help: "how much address space freed large allocations stay in before it is used again; what touches them meanwhile ends the process",
+        set: |options, value| {
+            options.quarantine = parse_size(value).filter(|&bytes| quarantine_is_valid(bytes))?;
+            Some(())
+        },
     },
-    option! { guards(false),
-        name: "guards",
+    option! { quarantine_share(10),
+        name: "quarantine_share",
+        value: "PERCENT",
+        accepts: "percent, 0 to 100",
+        default: "10",
+        help: "how much of the time the quarantine may take; what is freed beyond that is used again at once, and with 100 nothing is",
+        set: |options, value| {
+            let percent = u8::try_from(parse_number(value)?).ok();
+            options.quarantine_share = percent.filter(|&percent| percent <= 100)?;
+            Some(())
+        },
+    },
+    option! { sample(0),
+        name: "sample",
+        value: "N",
+        accepts: "a number, 0 to 4294967295",
+        default: "0",
+        help: "one small allocation in so many gets guarded pages of its own, as a large one does; 0 gives them to none",
+        set: |options, value| {
+            options.sample = u32::try_from(parse_number(value)?).ok()?;
+            Some(())
+        },
+    },
+    option! { backtraces(false),
+        name: "backtraces",
         value: "WHETHER",
-        accepts: "only off",
+        accepts: "on or off, 1 or 0",
         default: "off",
-        help: "reserved: whether an access past the end of a large allocation ends the process; this version has no guards yet",
-        reserved: true,
-        set: |_, value| (value == b"off").then_some(()),
+        help: "whether large and sampled allocations keep where they were allocated and freed, for the report of a misuse",
+        set: |options, value| {
+            options.backtraces = parse_switch(value)?;
+            Some(())
+        },
     },
 ];

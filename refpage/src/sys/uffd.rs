@@ -21,6 +21,8 @@ const GROUP: u8 = 0xAA;
 /// `UFFDIO_MOVE_MODE_DONTWAKE`, which the bindings leave out.
 const MOVE_DONT_WAKE: u64 = 1 << 0;
 const COPY_DONT_WAKE: u64 = k::UFFDIO_COPY_MODE_DONTWAKE as u64;
+/// `UFFDIO_POISON_MODE_DONTWAKE`, which they leave out, too.
+const POISON_DONT_WAKE: u64 = 1 << 0;
 
 /// A way to get a userfaultfd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,8 +100,12 @@ pub struct Progress {
 /// A missing fault, as read from the descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The OS page's first address.
+    /// The address; before Linux 5.18 that of the OS page's first byte.
     pub address: usize,
+    /// Whether it was written to.
+    pub writes: bool,
+    /// Who did: a thread's number.
+    pub thread: u32,
 }
 
 /// An open userfaultfd after its API handshake.
@@ -116,12 +122,17 @@ impl Uffd {
     /// # Errors
     /// NOENT, ACCESS or PERM: this way is not open to the process. NOSYS: not in this kernel.
     pub fn open(way: Way) -> Result<Self> {
-        let wanted = (k::UFFD_FEATURE_MOVE | k::UFFD_FEATURE_PAGEFAULT_FLAG_WP) as u64;
+        // What a report wants to know of a fault.
+        let exact = (k::UFFD_FEATURE_EXACT_ADDRESS | k::UFFD_FEATURE_THREAD_ID) as u64;
+        let wanted = (k::UFFD_FEATURE_MOVE | k::UFFD_FEATURE_PAGEFAULT_FLAG_WP) as u64 | exact;
         // An older kernel refuses the handshake as a whole, and a descriptor has only one.
-        match Self::open_with(way, wanted) {
-            Err(Errno::INVAL) => Self::open_with(way, 0),
-            other => other,
+        let mut opened = Self::open_with(way, wanted);
+        for fewer in [exact, 0] {
+            if let Err(Errno::INVAL) = opened {
+                opened = Self::open_with(way, fewer);
+            }
         }
+        opened
     }
 
     fn open_with(way: Way, features: u64) -> Result<Self> {
@@ -288,6 +299,18 @@ impl Channel {
         progress(result, arg.copy)
     }
 
+    /// Has every access to the missing pages of a range end in SIGBUS (Linux 6.6+), and wakes who waits
+    /// for them unless it is [`quiet`](Self::quiet). Whoever drops the pages takes it back.
+    pub fn poison(&self, start: *mut u8, len: usize) -> Progress {
+        let mode = if self.wakes { 0 } else { POISON_DONT_WAKE };
+        let range = k::uffdio_range { start: start as u64, len: len as u64 };
+        let mut arg = k::uffdio_poison { range, mode, updated: 0 };
+        const OP: Opcode = opcode::read_write::<k::uffdio_poison>(GROUP, k::_UFFDIO_POISON as u8);
+        // SAFETY: UFFDIO_POISON reads and writes a `uffdio_poison`; it changes only missing pages.
+        let result = unsafe { ioctl::ioctl(self.fd(), Updater::<OP, _>::new(&mut arg)) };
+        progress(result, arg.updated)
+    }
+
     /// Wakes who waits for a page of the range.
     pub fn wake(&self, start: *mut u8, len: usize) -> Result<()> {
         let mut arg = k::uffdio_range { start: start as u64, len: len as u64 };
@@ -388,7 +411,10 @@ impl FaultBuffer {
         }
         // SAFETY: the event says which field of the union the kernel wrote.
         let fault = unsafe { message.arg.pagefault };
-        Some(Fault { address: fault.address as usize })
+        // SAFETY: asked for at the handshake; else zeros.
+        let thread = unsafe { fault.feat.ptid };
+        let writes = fault.flags & k::UFFD_PAGEFAULT_FLAG_WRITE as u64 != 0;
+        Some(Fault { address: fault.address as usize, writes, thread })
     }
 }
 

@@ -8,6 +8,7 @@ use rustix::io::{Errno, Result};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 
 use crate::sys::descriptor::Descriptor;
+use crate::sys::thread;
 
 /// Size of an OS page in bytes: 4, 16 or 64 KiB. Read once, at run time.
 #[inline]
@@ -378,6 +379,46 @@ pub unsafe fn drop_pages(start: *mut u8, len: usize) -> Result<()> {
         // SAFETY: as above.
         Err(Errno::INVAL) => unsafe { advise(start, len, Advice::LinuxDontneedLocked) },
         result => result,
+    }
+}
+
+/// `MADV_GUARD_INSTALL` and `MADV_GUARD_REMOVE` of Linux 6.13: uapi/asm-generic/mman-common.h.
+const GUARD_INSTALL: usize = 102;
+const GUARD_REMOVE: usize = 103;
+
+/// Has every access to the pages end in SIGSEGV; what they held is gone.
+///
+/// # Errors
+/// INVAL: this kernel cannot, or not in this mapping: a file's, or one that is locked in memory.
+///
+/// # Safety
+/// The range lies in a mapping of ours, and nobody needs what it holds.
+pub unsafe fn install_guards(start: *mut u8, len: usize) -> Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe { advise_by_number(start, len, GUARD_INSTALL) }
+}
+
+/// Takes back what [`install_guards`] did: those pages are missing afterwards, the others as they were.
+///
+/// # Errors
+/// INVAL: this kernel has no guards.
+///
+/// # Safety
+/// The range lies in a mapping of ours.
+pub unsafe fn remove_guards(start: *mut u8, len: usize) -> Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe { advise_by_number(start, len, GUARD_REMOVE) }
+}
+
+/// For advice that rustix has no name for.
+///
+/// # Safety
+/// As for [`advise`].
+unsafe fn advise_by_number(start: *mut u8, len: usize, advice: usize) -> Result<()> {
+    // SAFETY: the caller's promise.
+    match unsafe { thread::raw_call(libc::SYS_madvise, start as usize, len, advice, 0) } {
+        0 => Ok(()),
+        error => Err(Errno::from_raw_os_error(-error as i32)),
     }
 }
 
