@@ -115,15 +115,18 @@ impl Arenas {
         // The first arena also holds talc's table of bins, which fits in a slot; for the later
         // ones the first gap begins at the second slot exactly.
         let skip = if talc.is_metadata_established() { SLOT - TAG_ROOM } else { 0 };
+        // The last page is the guard of the run behind.
+        let usable = if cache.guards.any() { pages.prefix(pages.count - 1) } else { pages };
         // Talc writes at both ends, and around the borders of the span to come.
         if is_known(memory) {
             memory.engine.prefill(pages.prefix(usize::from(skip == 0)));
-            memory.engine.prefill(pages.skip(pages.count - 1));
+            memory.engine.prefill(pages.skip(usable.count - 1).prefix(1));
             self.ready_border(memory, head + 1);
             self.ready_border(memory, head + 1 + span);
         }
+        let len = usable.count << memory.engine.region().page_shift();
         // SAFETY: the run is fresh, in nobody else's hands, and stays an arena for ever.
-        unsafe { talc.claim(start.add(skip), slots * SLOT - skip) }.map(|_| ())
+        unsafe { talc.claim(start.add(skip), len - skip) }.map(|_| ())
     }
 
     /// The span's tag and the header of the gap behind it will be written around `slot`'s first

@@ -19,7 +19,10 @@ use refpage::{Engine, Pages, Region, Service};
 use crate::arena::Arenas;
 use crate::books::{Books, Part, Usage, WITH_PAGES, Wanted, part_of};
 use crate::extents::{Extents, bin_of};
+use crate::guards::{self, Guards};
+use crate::options::Options;
 use crate::page_map::{Kind, PageMap};
+use crate::quarantine::Quarantine;
 
 /// Runs that one allocation or free gives up at most to keep within that.
 const EVICTIONS: usize = 4;
@@ -104,6 +107,9 @@ pub struct RunCache {
     extents: [Mutex<Extents>; 2],
     /// What spans are carved from.
     pub arenas: Arenas,
+    /// Which guards runs have.
+    pub guards: Guards,
+    pub(crate) quarantine: Mutex<Quarantine>,
     decay_ms: u64,
     last_purge: AtomicU64,
     /// An emptied run that [`purge`](Self::purge) could not give back yet: slot plus one.
@@ -113,7 +119,7 @@ pub struct RunCache {
 impl RunCache {
     /// Nothing cached; all of the map's slots are free. Slot 0 stays out of use, so that no block
     /// begins where the Region does.
-    pub fn new(map: &PageMap, region: &Region, decay_ms: u32) -> Self {
+    pub fn new(map: &PageMap, region: &Region, options: &Options) -> Self {
         let zero_from = map.slot_of(region.content_part().count);
         Self {
             books: Mutex::new(Books::new()),
@@ -126,7 +132,9 @@ impl RunCache {
                 Mutex::new(Extents::new(map, zero_from, map.slots())),
             ],
             arenas: Arenas::new(),
-            decay_ms: u64::from(decay_ms),
+            guards: Guards::new(options),
+            quarantine: Mutex::new(Quarantine::new(map, options)),
+            decay_ms: u64::from(options.decay_ms),
             last_purge: AtomicU64::new(0),
             left_over: AtomicU32::new(0),
         }
@@ -197,6 +205,8 @@ impl RunCache {
         other.window.set_tag(run.window.tag(), run.window.tagged_end());
         other.set_kind(Kind::Moving);
         memory.map.assign(rest, all - kept);
+        guards::forget(memory, head);
+        guards::fence_end(memory, head, memory.pages(head));
         self.keep(memory, rest, Kind::Cached, None);
     }
 
@@ -334,26 +344,25 @@ impl RunCache {
         align: usize,
         part: Part,
     ) -> Option<usize> {
-        let head = self.find(memory, slots, align, part)?;
+        let mut extents = self.extents(part).lock();
+        let mut found = extents.allocate(memory.map, slots, align);
+        if found.is_none() {
+            let least = slots.checked_add(align - 1)?;
+            let extended = extents.extend(memory.map, least, |first, end| {
+                // Slot 0 comes with the first ones: it is out of use, and no gap.
+                let first = if first == 1 { 0 } else { first };
+                let pages = memory.map.pages(first, end - first);
+                memory.map.make_usable(first, end - first).is_ok()
+                    && memory.engine.region().make_usable(pages).is_ok()
+            });
+            found = if extended { extents.allocate(memory.map, slots, align) } else { None };
+        }
+        let head = found?;
         memory.map.run(head).renew();
         memory.engine.region().note_used(memory.pages(head));
         memory.engine.back(memory.pages(head));
+        guards::fence(memory, head);
         Some(head)
-    }
-
-    fn find(&self, memory: Memory<'_>, slots: usize, align: usize, part: Part) -> Option<usize> {
-        let mut extents = self.extents(part).lock();
-        let found = extents.allocate(memory.map, slots, align);
-        if found.is_some() {
-            return found;
-        }
-        let extended = extents.extend(memory.map, slots.checked_add(align - 1)?, |first, end| {
-            // Slot 0 comes with the first ones: it is out of use, and no gap.
-            let first = if first == 1 { 0 } else { first };
-            memory.map.make_usable(first, end - first).is_ok()
-                && memory.engine.region().make_usable(memory.map.pages(first, end - first)).is_ok()
-        });
-        if extended { extents.allocate(memory.map, slots, align) } else { None }
     }
 
     /// Free slots for a run of `slots` at a multiple of `align` slots, in the first of `parts` that
@@ -372,7 +381,7 @@ impl RunCache {
                     return Some(head);
                 }
             }
-            if self.purge_round(memory, u64::MAX) == 0 {
+            if self.purge_round(memory, u64::MAX) == 0 && self.release_some(memory) == 0 {
                 return None;
             }
         }
@@ -461,6 +470,7 @@ impl RunCache {
     /// Locks everything for the time of a fork.
     pub fn acquire(&self) {
         self.arenas.acquire();
+        self.quarantine.acquire();
         self.books.acquire();
         self.extents.iter().for_each(Mutex::acquire);
     }
@@ -474,6 +484,7 @@ impl RunCache {
         unsafe {
             self.extents.iter().for_each(|extents| extents.release());
             self.books.release();
+            self.quarantine.release();
             self.arenas.release();
         }
     }

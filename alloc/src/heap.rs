@@ -15,15 +15,15 @@ use core::sync::atomic::{
 use refpage::sys::lock::Mutex;
 use refpage::sys::uffd::Fault;
 use refpage::sys::vm::ForkWord;
-use refpage::{Content, Engine, Pattern, RunWindow, Runs, SHORT};
+use refpage::{Content, Engine, Fresh, Pattern, RunWindow, Runs, SHORT};
 
 use crate::cache::{Memory, RunCache, Waiting};
 use crate::chance::Chance;
 use crate::classes::{self, COUNT, GRANULE};
 use crate::depot::Depot;
 use crate::fork::{self, Inside};
-use crate::guards;
-use crate::large::Large;
+use crate::guards::{self, Placement};
+use crate::large::{Large, Request};
 use crate::misuse;
 use crate::nested;
 use crate::options::Options;
@@ -128,7 +128,7 @@ impl Heap {
 
     /// Whether every small block is looked at, or chosen, on the slow path.
     pub(crate) fn is_strict(&self) -> bool {
-        self.options.verify || self.options.random
+        self.options.verify || self.options.random || self.options.sample > 0
     }
 
     /// Makes a free block of `class` live, with that state, and zeroes `zeroed` bytes of it: the block.
@@ -263,11 +263,24 @@ pub fn allocate_slow(size: usize, align: usize, zeroed: bool) -> *mut u8 {
     if size > isize::MAX as usize || align > heap.engine.region().len() {
         return null_mut();
     }
+    let fresh = if zeroed { Fresh::Zero } else { Fresh::Content };
     let small = size < heap.options.threshold;
     let Some(class) = classes::aligned(size, align).filter(|_| small) else {
         start::wake_handler();
-        return heap.large.allocate(heap.memory(), size, align, zeroed);
+        let placement = heap.cache.guards.placement();
+        return heap
+            .large
+            .allocate(heap.memory(), Request { size, align, fresh, placement, sampled: false });
     };
+    if heap.options.sample > 0 && heap.chance.next() % u64::from(heap.options.sample) == 0 {
+        start::wake_handler();
+        let placement = Placement::Right;
+        let request = Request { size: size.max(1), align, fresh, placement, sampled: true };
+        let block = heap.large.allocate(heap.memory(), request);
+        if !block.is_null() {
+            return block;
+        }
+    }
     let (mut block, state) = with_cache(heap, |cache| {
         if heap.options.random {
             cache.shuffle_top(class, heap.chance.next());

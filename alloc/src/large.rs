@@ -21,7 +21,9 @@ use refpage::{Cause, Fresh, Pages, Service, Touched};
 
 use crate::books::{Part, Wanted, part_of, parts_for};
 use crate::cache::Memory;
+use crate::classes::GRANULE;
 use crate::extents::{bin_above, bin_slots};
+use crate::guards::{self, Placement};
 use crate::misuse;
 use crate::page_map::{Kind, Run, SLOT};
 use crate::predictor::{AT_FIRST, Predictor};
@@ -45,6 +47,21 @@ const COPIED_UPTO: usize = 1024;
 /// would cost those who use memory for a moment more than it saves.
 const SWAPPED_FROM: u64 = 100;
 
+/// What a large allocation is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// Bytes.
+    pub size: usize,
+    /// Their address is a multiple of this power of two.
+    pub align: usize,
+    /// What they read as.
+    pub fresh: Fresh,
+    /// Where they lie between their guards.
+    pub placement: Placement,
+    /// Whether it stands for a small allocation.
+    pub sampled: bool,
+}
+
 /// Large allocations of one heap.
 #[derive(Debug)]
 pub struct Large {
@@ -57,11 +74,11 @@ impl Large {
         Self { predictor: Predictor::new() }
     }
 
-    /// `size` bytes at a multiple of `align`: the content, or zeros. Null when there is no room.
-    pub fn allocate(&self, memory: Memory<'_>, size: usize, align: usize, zeroed: bool) -> *mut u8 {
-        let Some(slots) = slots_for(size) else { return core::ptr::null_mut() };
-        let align = align.div_ceil(SLOT);
-        let fresh = if zeroed { Fresh::Zero } else { Fresh::Content };
+    /// What is asked for, or null when there is no room.
+    pub fn allocate(&self, memory: Memory<'_>, request: Request) -> *mut u8 {
+        let Request { size, fresh, .. } = request;
+        let Some(slots) = slots_for(memory, size) else { return core::ptr::null_mut() };
+        let align = request.align.div_ceil(SLOT);
         // Of an unknown user, no run is too good.
         let all = memory.map.pages(0, slots).count;
         let expected = self.predictor.expected(slots, fresh).unwrap_or(all);
@@ -77,9 +94,9 @@ impl Large {
         if cached.is_none() {
             // What an older kernel could not drop, because it is locked in memory.
             memory.engine.convert(memory.pages(head), fresh);
-            memory.map.run(head).zeros.store(zeroed, Relaxed);
+            memory.map.run(head).zeros.store(fresh == Fresh::Zero, Relaxed);
         }
-        self.open(memory, head, size, fresh);
+        self.open(memory, head, request);
         if cached.is_none() {
             memory.cache.account(|usage| usage.add(size));
             self.predictor.allocated(memory, head, fresh);
@@ -120,14 +137,18 @@ impl Large {
     }
 
     /// Hands out the run at `head`.
-    fn open(&self, memory: Memory<'_>, head: usize, size: usize, fresh: Fresh) {
+    fn open(&self, memory: Memory<'_>, head: usize, request: Request) {
+        let Request { size, align, fresh, placement, sampled } = request;
         let engine = memory.engine;
         let run = memory.map.run(head);
         let slots = run.slots.load(Relaxed) as usize;
         let pages = memory.map.pages(head, slots);
         drop_swapped(memory, run, pages);
         run.since.store(vm::now_ms(), Relaxed);
-        let asked = engine.region().pages_of(memory.map.address(head) as usize, size);
+        run.size.store(size, Relaxed);
+        run.offset.store(guards::offset(memory, size, align, placement) as u32, Relaxed);
+        run.sampled.store(sampled, Relaxed);
+        let asked = memory.used(head);
         let zeroed = fresh == Fresh::Zero;
         let held_zeros = run.zeros.load(Relaxed);
         run.zeros.store(zeroed, Relaxed);
@@ -137,21 +158,22 @@ impl Large {
             }
             AT_FIRST
         });
-        run.window.open(pages, if zeroed { asked.count } else { 0 }, expected);
-        run.size.store(size, Relaxed);
+        let window = if memory.cache.guards.any() { asked } else { pages };
+        run.window.open(window, if zeroed { asked.count } else { 0 }, expected);
         tags::open_run(memory, head, size);
         tags::back(memory, head, (held_zeros, fresh), expected);
         if held_zeros != zeroed {
             engine.convert(pages, fresh);
         }
+        guards::place(memory, head, asked.count, placement);
         // Pages put in place now cost no fault.
-        let soon = self.soon(memory, pages, asked, expected);
+        let soon = self.soon(memory, window, asked, expected);
         match (engine.service(), fresh) {
             (Service::Off, _) => {
                 engine.provide(asked);
                 if run.dirty.swap(true, Relaxed) && zeroed {
                     // SAFETY: the run is in this thread's hands and holds `size` bytes.
-                    unsafe { memory.map.address(head).write_bytes(0, size) };
+                    unsafe { memory.start(head).write_bytes(0, size) };
                 }
             }
             (_, Fresh::Zero) => {
@@ -193,7 +215,7 @@ impl Large {
         let head = memory.map.head(slot);
         match head {
             Some(head)
-                if memory.map.address(head) as usize == address
+                if memory.start(head) as usize == address
                     && memory.map.run(head).change_kind(Kind::Large, Kind::Moving) =>
             {
                 tags::check_run(memory, head, pointer);
@@ -213,9 +235,10 @@ impl Large {
         let known = unseen::learn(memory, head);
         let size = run.size.load(Relaxed);
         let fresh = run.holds();
+        guards::check_edges(memory, head);
         tags::retire_run(memory, head, size);
         // What lies behind the bytes asked for was never handed out.
-        let used = memory.engine.region().pages_of(memory.map.address(head) as usize, size);
+        let used = memory.used(head);
         if run.window.backed() > 0 {
             let touched = tags::retire_backed(memory, head, used, fresh);
             if learn && known {
@@ -237,7 +260,7 @@ impl Large {
             self.thin_out(memory, head, fresh, touched);
             unseen::populate_if_it_pays(memory, head);
         }
-        memory.cache.keep(memory, head, Kind::Cached, Some(size));
+        memory.cache.retire(memory, head, size);
     }
 
     /// A run that is dense from some former use, but has long been used sparsely, costs its whole
@@ -291,7 +314,7 @@ impl Large {
         let address = tags::address(pointer);
         match memory.map.head(memory.map.slot_at(address)) {
             Some(head)
-                if memory.map.address(head) as usize == address
+                if memory.start(head) as usize == address
                     && memory.map.run(head).kind() == Kind::Large =>
             {
                 tags::check_run(memory, head, pointer);
@@ -304,12 +327,14 @@ impl Large {
     /// Makes the allocation at `pointer` `size` bytes long, here or elsewhere; its new part holds
     /// the content. Null when there is no room, and then nothing has changed.
     pub fn reallocate(&self, memory: Memory<'_>, pointer: *const u8, size: usize) -> *mut u8 {
-        let Some(slots) = slots_for(size) else { return core::ptr::null_mut() };
+        let Some(slots) = slots_for(memory, size) else { return core::ptr::null_mut() };
         let head = self.claim(memory, pointer);
         let run = memory.map.run(head);
         let old_size = run.size.load(Relaxed);
+        if memory.cache.guards.placement() == Placement::Right || run.offset.load(Relaxed) > 0 {
+            return self.copy(memory, head, size);
+        }
         if self.stays(memory, head, size, slots) {
-            run.window.resize(memory.map.pages(head, run.slots.load(Relaxed) as usize).count);
             self.resize(memory, head, old_size, size);
             run.set_kind(Kind::Large);
             return tags::pointer(memory, head);
@@ -325,6 +350,24 @@ impl Large {
                 core::ptr::null_mut()
             }
         }
+    }
+
+    /// Moves an allocation whose end is to lie at the end of a page.
+    fn copy(&self, memory: Memory<'_>, head: usize, size: usize) -> *mut u8 {
+        let run = memory.map.run(head);
+        let placement = memory.cache.guards.placement();
+        let request =
+            Request { size, align: GRANULE, fresh: Fresh::Content, placement, sampled: false };
+        let to = self.allocate(memory, request);
+        if to.is_null() {
+            run.set_kind(Kind::Large);
+            return to;
+        }
+        let kept = run.size.load(Relaxed).min(size);
+        // SAFETY: two runs in this thread's hands, each with so many bytes.
+        unsafe { to.copy_from_nonoverlapping(memory.start(head), kept) };
+        self.retire(memory, head, false);
+        to
     }
 
     /// Whether the run at `head` can have `size` bytes where it is, after it got more slots if it
@@ -358,6 +401,7 @@ impl Large {
         if grown {
             memory.engine.region().note_used(memory.pages(head));
             memory.engine.back(memory.pages(head));
+            guards::fence_end(memory, head, pages);
             memory.engine.convert(memory.pages(head).skip(pages.count), Fresh::Content);
         }
         grown && !tags::grew_into_its_like(memory, head)
@@ -373,6 +417,9 @@ impl Large {
         let region = memory.engine.region();
         let base = memory.map.address(head) as usize;
         let kept = region.pages_of(base, new.min(old));
+        let asked = memory.used(head);
+        run.window.resize(if memory.cache.guards.any() { asked } else { memory.pages(head) }.count);
+        guards::place(memory, head, asked.count, Placement::Left);
         let zero = run.window.zero_pages();
         // A run that grows holds the content behind its old end, except where a page came as
         // zeros; one that shrinks holds what the program left there.
@@ -514,7 +561,7 @@ fn restore_page_from(memory: Memory<'_>, address: usize) {
 }
 
 /// Slots of a run for `size` bytes; none if no Region could hold it.
-fn slots_for(size: usize) -> Option<usize> {
-    let slots = size.div_ceil(SLOT).max(1);
+fn slots_for(memory: Memory<'_>, size: usize) -> Option<usize> {
+    let slots = memory.cache.guards.with_room(size)?.div_ceil(SLOT).max(1);
     (slots <= u32::MAX as usize >> 1).then(|| bin_slots(bin_above(slots)))
 }

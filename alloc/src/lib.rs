@@ -63,6 +63,7 @@ mod nested;
 pub mod options;
 mod page_map;
 mod predictor;
+mod quarantine;
 mod report;
 mod spans;
 mod start;

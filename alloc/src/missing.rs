@@ -73,8 +73,7 @@ fn each(heap: &Heap, mut visit: impl FnMut(Pages, Fresh) -> ControlFlow<()>) -> 
             let slots = run.slots.load(Relaxed) as usize;
             match run.kind() {
                 Kind::Large => {
-                    let start = heap.map.address(slot) as usize;
-                    let asked = region.pages_of(start, run.size.load(Relaxed));
+                    let asked = heap.memory().used(slot);
                     let zeros = asked.prefix(run.window.zero_pages());
                     if !region.in_zero_part(zeros.first) {
                         visit(zeros, Fresh::Zero)?;

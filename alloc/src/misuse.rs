@@ -16,6 +16,7 @@ pub fn bad_free(map: &PageMap, pointer: *const u8) -> ! {
     let Some(head) = map.head(map.slot_at(address)) else { not_a_block(pointer) };
     let run = map.run(head);
     let offset = address.wrapping_sub(map.address(head) as usize);
+    let start = run.offset.load(Relaxed) as usize;
     match run.kind() {
         Kind::Span | Kind::EmptySpan | Kind::BareSpan => {
             let size = crate::classes::size(usize::from(run.class.load(Relaxed)));
@@ -27,14 +28,15 @@ pub fn bad_free(map: &PageMap, pointer: *const u8) -> ! {
                 offset % size
             ));
         }
-        Kind::Cached | Kind::Moving if offset == 0 => {
+        Kind::Cached | Kind::Quarantined | Kind::Moving if offset == start => {
             die(format_args!("double free of {pointer:p}, a large allocation"))
         }
         Kind::Large => die(format_args!(
-            "invalid free of {pointer:p}, byte {offset} of an allocation of {} bytes",
+            "invalid free of {pointer:p}, byte {} of an allocation of {} bytes",
+            offset as isize - start as isize,
             run.size.load(Relaxed)
         )),
-        Kind::Free | Kind::None if offset == 0 => {
+        Kind::Free | Kind::None if offset == start => {
             die(format_args!("double free of {pointer:p}, a large allocation given back"))
         }
         _ => not_a_block(pointer),
@@ -71,4 +73,14 @@ pub fn overwritten_link(link: *const u8) -> ! {
 #[cold]
 pub fn written_when_free(block: *const u8, size: usize, byte: usize) -> ! {
     die(format_args!("write to freed memory: byte {byte} of {block:p}, a block of {size} bytes"))
+}
+
+/// Ends the process because a byte beside an allocation, counted from its start, was written while it was
+/// live.
+#[cold]
+pub fn written_beside(start: *const u8, size: usize, byte: isize) -> ! {
+    let kind = if byte < 0 { "underflow" } else { "overflow" };
+    die(format_args!(
+        "{kind}: byte {byte} of an allocation of {size} bytes at {start:p} was written before it was freed"
+    ))
 }

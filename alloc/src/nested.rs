@@ -58,7 +58,7 @@ pub unsafe fn put_off(heap: &Heap, pointer: *mut u8) {
     let address = tags::address(pointer);
     let head = heap.map.head(heap.map.slot_at(address));
     let is_run = head.is_some_and(|head| {
-        heap.map.run(head).kind() == Kind::Large && heap.map.address(head) as usize == address
+        heap.map.run(head).kind() == Kind::Large && heap.memory().start(head) as usize == address
     });
     if !is_run && heap.map.state(address).load(Relaxed) == 0 {
         misuse::bad_free(&heap.map, pointer);

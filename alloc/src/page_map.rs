@@ -85,6 +85,8 @@ pub struct Run {
     pub freed: AtomicUsize,
     /// Large, and freed: bytes before the allocation in its first page.
     pub offset: AtomicU32,
+    /// Large, and freed: it stands for a small allocation.
+    pub sampled: AtomicBool,
     /// The page with a [guard](crate::guards), counted from the run's first; 0: none but the last.
     pub guard: AtomicU32,
     /// Freed: when it was. Large: when it was handed out. In milliseconds.
@@ -126,6 +128,7 @@ impl Run {
         self.saved.store(0, Relaxed);
         self.asked.store(0, Relaxed);
         self.offset.store(0, Relaxed);
+        self.sampled.store(false, Relaxed);
         self.guard.store(0, Relaxed);
         self.window.set_tag(self.window.tag(), 0);
     }

@@ -211,7 +211,7 @@ fn make(options: &Options, tags: Tags) -> Result<Heap> {
 fn make_with(len: usize, config: &Config, options: &Options, tags: Tags) -> Result<Heap> {
     let region = Region::reserve_as(len, REGION_ALIGN, tags)?;
     let map = PageMap::reserve(&region)?;
-    let cache = RunCache::new(&map, &region, options.decay_ms);
+    let cache = RunCache::new(&map, &region, options);
     // A thread for each slot, within reason.
     let caches = CachePool::reserve((len / SLOT).clamp(64, 16 << 10))?;
     let shared = caches.take().ok_or(Errno::NOMEM)? as usize;

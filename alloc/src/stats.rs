@@ -106,7 +106,7 @@ stats! {
     pages_unbacked: h => h.engine.counters().unbacked.get();
     /// Present pages of freed runs whose content was restored.
     pages_refilled: h => h.engine.counters().refilled.get();
-    /// Pages that realloc moved instead of copying.
+    /// Pages that realloc moved instead of copying, or the quarantine to other addresses.
     pages_relocated: h => h.engine.counters().relocated.get();
     /// Pages that freed runs gave to the pool.
     pages_pooled: h => h.engine.counters().pooled.get();
@@ -118,6 +118,12 @@ stats! {
     cached_pages: h => h.cache.pages();
     /// CPU time of the fault handler when it last went to sleep, in nanoseconds.
     handler_cpu_ns: h => h.engine.counters().handler_cpu_ns.get();
+    /// Freed large allocations whose addresses are in quarantine now.
+    quarantined: h => h.cache.quarantine.lock().counts().0;
+    /// Bytes of address space that those are.
+    quarantined_bytes: h => h.cache.quarantine.lock().counts().1 * crate::page_map::SLOT;
+    /// Freed large allocations that there was no time to put there (option `quarantine_share`).
+    quarantine_skipped: h => h.cache.quarantine.lock().counts().2;
 }
 
 fn small_live_bytes(heap: &Heap) -> usize {

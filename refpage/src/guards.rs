@@ -68,6 +68,11 @@ impl Engine {
         guard
     }
 
+    /// Whether the fault handler guards what is missing there.
+    pub fn refuses_at(&self, page: usize) -> bool {
+        self.is_handled(page)
+    }
+
     /// Has whoever touches one of `pages` end, which are the caller's: what they hold is gone. Where the
     /// handler is asked, it is for [`Runs::refuses`](crate::Runs::refuses) to say so; here nothing happens.
     pub fn guard(&self, pages: Pages) -> Guard {

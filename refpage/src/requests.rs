@@ -402,6 +402,11 @@ impl Engine {
         unsafe { to.add(done).copy_from_nonoverlapping(from.add(done), len - done) };
     }
 
+    /// Whether [`relocate`](Self::relocate) moves pages from there to others of the same part.
+    pub fn can_relocate(&self, pages: Pages) -> bool {
+        self.moves_at(pages.first)
+    }
+
     /// Whether a page that was present, and is not swapped out, is missing now.
     fn left(&self, page: usize) -> bool {
         let mut left = true;

@@ -115,6 +115,12 @@ struct refpage_stats {
     uint64_t cached_pages;
     /* CPU time of the fault handler when it last went to sleep, in nanoseconds. */
     uint64_t handler_cpu_ns;
+    /* Freed large allocations whose addresses are in quarantine now. */
+    uint64_t quarantined;
+    /* Bytes of address space that those are. */
+    uint64_t quarantined_bytes;
+    /* Freed large allocations that there was no time to put there (option quarantine_share). */
+    uint64_t quarantine_skipped;
 };
 
 /* Fills in the first size bytes of *out: give it sizeof(struct refpage_stats). What this version of the library

@@ -1,0 +1,282 @@
+//! The quarantine: addresses of freed large runs, which stay out of use for a while.
+//!
+//! ```text
+//!   freed ─▶ its pages move to fresh slots ─▶ those are cached for the next of its size
+//!     └▶ the old addresses: missing, and guarded ─▶ first in, first out ─▶ free extents
+//! ```
+//!
+//! What costs is the move: about as much as the program's own use of memory that is in the processor's caches;
+//! a huge page's is nothing. So a part of the time is set aside for it, and what is freed beyond that is used
+//! again where it is. A run in quarantine holds no memory but its record, and whole page tables are given
+//! back where the kernel can.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use refpage::sys::vm;
+
+use crate::books::part_of;
+use crate::cache::{Memory, RunCache};
+use crate::extents::List;
+use crate::options::{Options, ServiceChoice};
+use crate::page_map::{Kind, PageMap, SLOT};
+
+/// Nanoseconds: what a run costs, each of its pages that is moved, each that is dropped and comes again, a
+/// huge page, and a marker.
+const RUN: i64 = 2_000;
+const MOVED: i64 = 100;
+const DROPPED: i64 = 1_000;
+const HUGE: i64 = 2_000;
+const MARKER: i64 = 30;
+
+/// Nanoseconds that may be saved up.
+const PURSE: i64 = 20_000_000;
+
+/// Runs that may be there in any case, and pages in memory for each that may be there besides: its record
+/// takes less than a hundredth of that.
+const FEW: usize = 512;
+const PAGES_EACH: usize = 4;
+
+/// Where page tables are not given back: slots that may be there in any case, and for each page in
+/// memory.
+const FEW_SLOTS: usize = (256 << 20) / SLOT;
+
+/// Runs that leave at most for one that enters.
+const EACH: usize = 4;
+
+/// Pages of a run that are marked at most, where they have to be: half of them at either end.
+const MARKED: usize = 4096;
+
+/// What is in quarantine.
+#[derive(Debug)]
+pub struct Quarantine {
+    list: List,
+    runs: usize,
+    slots: usize,
+    /// Slots that may be there.
+    budget: usize,
+    /// Percent of the time.
+    share: u8,
+    /// Nanoseconds that may be spent, and when that was.
+    purse: i64,
+    filled_ms: u64,
+    /// Runs that there was no time for.
+    skipped: usize,
+}
+
+impl Quarantine {
+    /// Empty.
+    pub fn new(map: &PageMap, options: &Options) -> Self {
+        let budget = match options.service {
+            ServiceChoice::Off => 0,
+            // The other runs need addresses, too.
+            _ => (options.quarantine / SLOT).min(map.slots() / 4),
+        };
+        Self {
+            list: List::EMPTY,
+            runs: 0,
+            slots: 0,
+            budget,
+            share: options.quarantine_share,
+            purse: PURSE,
+            filled_ms: 0,
+            skipped: 0,
+        }
+    }
+
+    /// Runs, slots, and runs that there was no time for.
+    pub fn counts(&self) -> (usize, usize, usize) {
+        (self.runs, self.slots, self.skipped)
+    }
+
+    /// Whether there is time for what costs so much.
+    fn pays(&mut self, cost: i64) -> bool {
+        if self.share == 100 {
+            return true;
+        }
+        let now = vm::now_ms();
+        let passed = now.saturating_sub(self.filled_ms).min(1_000) as i64;
+        self.filled_ms = now;
+        // A percent of a millisecond.
+        self.purse = (self.purse + passed * i64::from(self.share) * 10_000).min(PURSE);
+        if self.purse < cost {
+            self.skipped += 1;
+            return false;
+        }
+        self.purse -= cost;
+        true
+    }
+
+    /// Whether it is larger than it may be.
+    fn is_over(&self, memory: Memory<'_>) -> bool {
+        let present = memory.engine.region().present().total();
+        let limited = self.share < 100;
+        let most_runs = FEW + present / PAGES_EACH;
+        let most_slots = FEW_SLOTS + present;
+        self.slots > self.budget
+            || (limited && self.runs > most_runs)
+            || (limited && !memory.engine.gives_tables_back() && self.slots > most_slots)
+    }
+
+    fn enter(&mut self, memory: Memory<'_>, head: usize) {
+        let run = memory.map.run(head);
+        self.list.push(memory.map, head);
+        self.runs += 1;
+        self.slots += run.slots.load(Relaxed) as usize;
+        run.set_kind(Kind::Quarantined);
+        drop_tables(memory, head);
+    }
+
+    /// The run that has been there longest.
+    fn leave(&mut self, memory: Memory<'_>) -> Option<usize> {
+        let head = self.list.oldest()?;
+        let run = memory.map.run(head);
+        self.list.remove(memory.map, head);
+        self.runs -= 1;
+        self.slots -= run.slots.load(Relaxed) as usize;
+        run.set_kind(Kind::Moving);
+        Some(head)
+    }
+}
+
+impl RunCache {
+    /// Keeps a run in hand for reuse whose present pages hold the content: a large allocation of `size` bytes
+    /// until now. If there is time and room for it, elsewhere, and its addresses are put in quarantine.
+    pub fn retire(&self, memory: Memory<'_>, head: usize, size: usize) {
+        let run = memory.map.run(head);
+        let admitted = {
+            let mut quarantine = self.quarantine.lock();
+            quarantine.budget >= run.slots.load(Relaxed) as usize
+                && !memory.engine.has_tags()
+                && (quarantine.pays(price(memory, head)) || run.sampled.load(Relaxed))
+        };
+        if !admitted {
+            return self.keep(memory, head, Kind::Cached, Some(size));
+        }
+        let successor = self.succeed(memory, head);
+        run.freed.store(size, Relaxed);
+        run.since.store(vm::now_ms(), Relaxed);
+        seal(memory, head);
+        let mut quarantine = self.quarantine.lock();
+        quarantine.enter(memory, head);
+        for _ in 0..EACH {
+            let Some(oldest) = quarantine.is_over(memory).then(|| quarantine.leave(memory)) else {
+                break;
+            };
+            let Some(oldest) = oldest else { break };
+            self.let_go(memory, oldest);
+        }
+        drop(quarantine);
+        match successor {
+            Some(head) => self.keep(memory, head, Kind::Cached, Some(size)),
+            None => self.account(|usage| {
+                usage.live_bytes -= size;
+                usage.freed += 1;
+            }),
+        }
+    }
+
+    /// A run of the same length in hand that the pages have moved to. None where they cannot be moved, or
+    /// there are none: then they are gone.
+    fn succeed(&self, memory: Memory<'_>, head: usize) -> Option<usize> {
+        let (run, pages) = (memory.map.run(head), memory.pages(head));
+        let engine = memory.engine;
+        let found = if engine.region().present().count(pages) > 0 && engine.can_relocate(pages) {
+            let slots = run.slots.load(Relaxed) as usize;
+            let block = memory.map.slot_of(engine.pages_per_block());
+            let align = if head.is_multiple_of(block) && slots >= block { block } else { 1 };
+            self.take_aligned(memory, slots, align, part_of(memory, head))
+        } else {
+            None
+        };
+        if let Some(next) = found {
+            let (to, all) = (memory.map.run(next), memory.pages(next));
+            engine.convert(all, run.holds());
+            to.zeros.store(run.zeros.load(Relaxed), Relaxed);
+            to.dirty.store(run.dirty.load(Relaxed), Relaxed);
+            to.waste.store(run.waste.load(Relaxed), Relaxed);
+            to.thinned.store(run.thinned.load(Relaxed), Relaxed);
+            to.saved.store(run.saved.load(Relaxed), Relaxed);
+            to.asked.store(run.asked.load(Relaxed), Relaxed);
+            to.window.open(all, 0, 1);
+            engine.relocate(all, pages);
+        }
+        engine.drop_pages(pages);
+        found
+    }
+
+    /// Lets some of the runs go that have been in quarantine longest: how many.
+    pub fn release_some(&self, memory: Memory<'_>) -> usize {
+        const SOME: usize = 64;
+        let mut quarantine = self.quarantine.lock();
+        let mut done = 0;
+        while done < SOME
+            && let Some(head) = quarantine.leave(memory)
+        {
+            self.let_go(memory, head);
+            done += 1;
+        }
+        done
+    }
+
+    fn let_go(&self, memory: Memory<'_>, head: usize) {
+        // The run behind it may be in use: the last page is its guard, too.
+        let pages = memory.pages(head);
+        memory.engine.unguard(pages.prefix(pages.count - 1));
+        self.extents(part_of(memory, head)).lock().free(memory.map, head);
+    }
+}
+
+/// What it costs to put the run at `head` in quarantine, in nanoseconds.
+fn price(memory: Memory<'_>, head: usize) -> i64 {
+    let (engine, pages) = (memory.engine, memory.pages(head));
+    let present = engine.region().present().count(pages) as i64;
+    let huge = engine.huge_among(pages) as i64;
+    let small = present - huge * engine.pages_per_block() as i64;
+    let page = if engine.can_relocate(pages) { MOVED } else { DROPPED };
+    let markers =
+        if engine.refuses_at(pages.first) { 0 } else { pages.count.min(MARKED) as i64 * MARKER };
+    RUN + small.max(0) * page + huge * HUGE + markers
+}
+
+/// Guards all of a run in hand that has no pages any more.
+fn seal(memory: Memory<'_>, head: usize) {
+    let pages = memory.pages(head);
+    if pages.count <= MARKED {
+        memory.engine.guard(pages);
+    } else {
+        memory.engine.guard(pages.prefix(MARKED / 2));
+        memory.engine.guard(pages.skip(pages.count - MARKED / 2));
+    }
+}
+
+/// Gives the page tables back that lie under the run at `head`, and under others in quarantine beside it: under
+/// their lock, so that none of them leaves.
+fn drop_tables(memory: Memory<'_>, head: usize) {
+    let (engine, map) = (memory.engine, memory.map);
+    if !engine.gives_tables_back() || !engine.refuses_at(memory.pages(head).first) {
+        return;
+    }
+    let block = map.slot_of(engine.pages_per_block());
+    let end = head + map.run(head).slots.load(Relaxed) as usize;
+    let (before, behind) = (head / block * block, end.next_multiple_of(block));
+    let first = if is_quarantined(map, before, head) { before } else { head };
+    let last = if is_quarantined(map, end, behind) { behind } else { end };
+    engine.drop_tables(map.pages(first, last - first));
+}
+
+/// Whether all slots from `first` to `end` are.
+fn is_quarantined(map: &PageMap, first: usize, end: usize) -> bool {
+    let mut slot = first;
+    while slot < end {
+        let Some(head) = map.head(slot).filter(|&head| map.run(head).kind() == Kind::Quarantined)
+        else {
+            return false;
+        };
+        let behind = head + map.run(head).slots.load(Relaxed) as usize;
+        if behind <= slot {
+            return false;
+        }
+        slot = behind;
+    }
+    true
+}
