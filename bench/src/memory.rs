@@ -3,6 +3,7 @@
 //! Blocks are got from libc's malloc by name, not from Rust's allocator, so that what is measured is
 //! what LD_PRELOAD put there.
 
+mod glances;
 mod guarded;
 
 use std::fmt;
@@ -300,10 +301,7 @@ impl<'m> Block<'m> {
 
     /// Writes over every byte of a page, as programs do that leave nothing of what was there.
     pub fn soil(&mut self, page: usize) {
-        let at = page * self.page;
-        assert!(at < self.len);
-        // SAFETY: as in `touch`, up to the block's end.
-        unsafe { self.start.as_ptr().add(at).write_bytes(0xdd, self.page.min(self.len - at)) }
+        self.fill(page, 0xdd);
     }
 
     /// Makes it longer.
