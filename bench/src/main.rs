@@ -19,8 +19,8 @@
 //! What guards and quarantine of large blocks cost: see [`traps`].
 //!
 //! ```text
-//!     cargo run --release -p refpage-bench -- traps              all cases
-//!     cargo run --release -p refpage-bench -- traps --quick      smaller and fewer
+//!     cargo run --release -p refpage-bench -- traps              all cases, about 10 minutes
+//!     cargo run --release -p refpage-bench -- traps --quick      smaller and fewer, 30 seconds
 //!     cargo run --release -p refpage-bench -- traps --services --case 1M --with none
 //! ```
 //!

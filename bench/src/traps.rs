@@ -57,7 +57,7 @@ pub struct Arguments {
     /// refpage under the services memset, eager and cow, too
     #[arg(long)]
     services: bool,
-    /// Smaller and fewer
+    /// Smaller and fewer: about 30 seconds
     #[arg(long)]
     quick: bool,
     #[command(flatten)]
