@@ -88,7 +88,7 @@ pub fn all(scale: Scale) -> Vec<Case> {
 }
 
 /// A size as it is written in names: 64K, 4M.
-fn short(bytes: usize) -> String {
+pub fn short(bytes: usize) -> String {
     if bytes >= MIB { format!("{}M", bytes / MIB) } else { format!("{}K", bytes / KIB) }
 }
 

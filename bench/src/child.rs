@@ -16,9 +16,11 @@ const TIMEOUT: u32 = 120;
 /// Runs a subcommand that measures under a peer: what it measured, and what it wrote to stderr.
 pub fn measure(arguments: &[&str], peer: &Peer) -> Result<(Measured, String)> {
     let (measured, messages): (Measured, _) = report(arguments, peer)?;
-    if peer.service.is_some() && peer.service != measured.service.as_deref() {
+    if let Some(asked) = peer.service
+        && measured.service.as_deref() != Some(asked)
+    {
         let taken = measured.service.as_deref().unwrap_or("of a library that is not refpage");
-        bail!("refpage took the service {taken}, not {}", peer.name);
+        bail!("refpage took the service {taken}, not {asked}");
     }
     Ok((measured, messages))
 }

@@ -14,6 +14,9 @@
 //! - `cargo run --release -p refpage-bench -- small [--quick] [--programs]`: the same of small blocks,
 //!   by the well-known workloads of allocators with one to eight threads, and of real programs.
 //!
+//! - `cargo run --release -p refpage-bench -- traps [--quick] [--services]`: large blocks with and without
+//!   guards and quarantine, beside Scudo and an allocator that maps each block between guard pages.
+//!
 //! Each checks what it reads: a byte that is not what it should be ends the benchmark. The first two
 //! know wall times of one thread only.
 //!

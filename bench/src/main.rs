@@ -16,6 +16,14 @@
 //!     cargo run --release -p refpage-bench -- small --programs --case redis --case gcc --with mimalloc
 //! ```
 //!
+//! What guards and quarantine of large blocks cost: see [`traps`].
+//!
+//! ```text
+//!     cargo run --release -p refpage-bench -- traps              all cases, about 10 minutes
+//!     cargo run --release -p refpage-bench -- traps --quick      smaller and fewer, 30 seconds
+//!     cargo run --release -p refpage-bench -- traps --services --case 1M --with none
+//! ```
+//!
 //! And, on an emulated Arm machine that counts them, instructions instead of time: see [`instructions`].
 //!
 //! - **case**: a workload, such as "allocate 256 MiB, write to every page".
@@ -46,6 +54,7 @@ mod rounds;
 mod small;
 mod table;
 mod targets;
+mod traps;
 mod work;
 
 use clap::{Parser, Subcommand};
@@ -63,6 +72,7 @@ struct Arguments {
 enum Command {
     Engine(engine::Arguments),
     Small(small::Arguments),
+    Traps(traps::Arguments),
     Instructions(instructions::Arguments),
     #[command(hide = true)]
     Work(work::Arguments),
@@ -70,17 +80,21 @@ enum Command {
     Count(instructions::count::Arguments),
     #[command(hide = true)]
     SmallWork(small::work::Arguments),
+    #[command(hide = true)]
+    TrapsWork(traps::work::Arguments),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Engine(arguments) => engine::run(&arguments),
         Command::Small(arguments) => small::run(&arguments),
+        Command::Traps(arguments) => traps::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),
         Command::Count(arguments) => {
             instructions::count::run(&arguments).map(|()| ExitCode::SUCCESS)
         }
         Command::SmallWork(arguments) => small::work::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::TrapsWork(arguments) => traps::work::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Work(arguments) => work::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {

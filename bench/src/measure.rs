@@ -73,17 +73,27 @@ impl Meter {
     }
 }
 
-fn nanoseconds(time: Duration) -> u64 {
+/// As it is reported.
+pub fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// CPU time of all threads of this process so far.
 pub fn process_cpu() -> Duration {
+    cpu(libc::CLOCK_PROCESS_CPUTIME_ID)
+}
+
+/// CPU time of this thread so far.
+pub fn thread_cpu() -> Duration {
+    cpu(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+fn cpu(clock: libc::clockid_t) -> Duration {
     let mut time = MaybeUninit::<libc::timespec>::zeroed();
     // SAFETY: the pointer is to a live timespec, for which all zeros is a valid value.
     let time = unsafe {
-        let result = libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, time.as_mut_ptr());
-        assert_eq!(result, 0, "every process has a CPU clock");
+        let result = libc::clock_gettime(clock, time.as_mut_ptr());
+        assert_eq!(result, 0, "every process and thread has a CPU clock");
         time.assume_init()
     };
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)

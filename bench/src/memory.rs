@@ -3,12 +3,17 @@
 //! Blocks are got from libc's malloc by name, not from Rust's allocator, so that what is measured is
 //! what LD_PRELOAD put there.
 
+mod glances;
+mod guarded;
+
 use std::fmt;
 use std::hint::black_box;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 
 use clap::ValueEnum;
+
+use guarded::Waiting;
 
 /// The pattern that refpage promises, and that the baselines fill with.
 pub const PATTERN: u8 = 0xaa;
@@ -98,6 +103,10 @@ pub enum Baseline {
     HugeMemset,
     /// One block that is kept and filled again: the warm cache.
     WarmMemset,
+    /// mmap and munmap, between two guard pages, as allocators do that map every large block.
+    Guarded,
+    /// The same; freed blocks wait without access before they are unmapped.
+    GuardedQuarantine,
 }
 
 impl Baseline {
@@ -110,6 +119,8 @@ impl Baseline {
             Self::Huge => "THP",
             Self::HugeMemset => "THP memset",
             Self::WarmMemset => "warm memset",
+            Self::Guarded => "mmap+mprotect",
+            Self::GuardedQuarantine => "mmap+mprotect, quarantine",
         }
     }
 
@@ -119,13 +130,20 @@ impl Baseline {
     }
 
     fn fills(self) -> bool {
-        !matches!(self, Self::SmallPages | Self::Huge)
+        !matches!(self, Self::SmallPages | Self::Huge) && !self.is_guarded()
+    }
+
+    /// Whether it stands for an allocator, which promises nothing.
+    fn is_guarded(self) -> bool {
+        matches!(self, Self::Guarded | Self::GuardedQuarantine)
     }
 
     /// Advice and alignment of its mappings.
     fn mapping(self) -> (Option<i32>, usize) {
         match self {
-            Self::MmapMemset | Self::WarmMemset => (None, page_bytes()),
+            Self::MmapMemset | Self::WarmMemset | Self::Guarded | Self::GuardedQuarantine => {
+                (None, page_bytes())
+            }
             Self::SmallPages | Self::SmallMemset => (Some(libc::MADV_NOHUGEPAGE), page_bytes()),
             Self::Huge | Self::HugeMemset => (Some(libc::MADV_HUGEPAGE), HUGE_BYTES),
         }
@@ -137,15 +155,20 @@ pub struct Mapped {
     baseline: Baseline,
     /// The one block of [`Baseline::WarmMemset`]: address and size.
     kept: OnceLock<(usize, usize)>,
+    /// What was freed under [`Baseline::GuardedQuarantine`].
+    waiting: Waiting,
 }
 
 impl Mapped {
     /// Memory by `baseline`.
     pub fn new(baseline: Baseline) -> Self {
-        Self { baseline, kept: OnceLock::new() }
+        Self { baseline, kept: OnceLock::new(), waiting: Waiting::default() }
     }
 
     fn map(&self, size: usize) -> *mut u8 {
+        if self.baseline.is_guarded() {
+            return guarded::map(size);
+        }
         let (advice, alignment) = self.baseline.mapping();
         let Some(start) = map_aligned(size, alignment) else { return std::ptr::null_mut() };
         if let Some(advice) = advice {
@@ -185,7 +208,8 @@ fn map_aligned(size: usize, alignment: usize) -> Option<NonNull<u8>> {
 // SAFETY: mmap's contract; WarmMemset gives its block to the one user that cases with it have.
 unsafe impl Memory for Mapped {
     fn promise(&self) -> Option<u8> {
-        Some(if self.baseline.fills() { PATTERN } else { 0 })
+        let byte = if self.baseline.fills() { PATTERN } else { 0 };
+        (!self.baseline.is_guarded()).then_some(byte)
     }
 
     fn allocate(&self, size: usize) -> *mut u8 {
@@ -213,9 +237,14 @@ unsafe impl Memory for Mapped {
     }
 
     unsafe fn free(&self, block: *mut u8, size: usize) {
-        if self.baseline != Baseline::WarmMemset {
-            // SAFETY: the block is a mapping of this size that the caller gives up.
-            unsafe { libc::munmap(block.cast(), size.next_multiple_of(page_bytes())) };
+        // SAFETY: the block is a mapping of this size that the caller gives up.
+        unsafe {
+            match self.baseline {
+                Baseline::WarmMemset => {}
+                Baseline::Guarded => guarded::unmap(block, size),
+                Baseline::GuardedQuarantine => self.waiting.put(block, size),
+                _ => _ = libc::munmap(block.cast(), size.next_multiple_of(page_bytes())),
+            }
         }
     }
 }
@@ -272,10 +301,7 @@ impl<'m> Block<'m> {
 
     /// Writes over every byte of a page, as programs do that leave nothing of what was there.
     pub fn soil(&mut self, page: usize) {
-        let at = page * self.page;
-        assert!(at < self.len);
-        // SAFETY: as in `touch`, up to the block's end.
-        unsafe { self.start.as_ptr().add(at).write_bytes(0xdd, self.page.min(self.len - at)) }
+        self.fill(page, 0xdd);
     }
 
     /// Makes it longer.

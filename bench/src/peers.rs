@@ -94,7 +94,7 @@ const fn packaged(
 }
 
 /// All of them.
-pub const KNOWN: [Known; 8] = [
+pub const KNOWN: [Known; 9] = [
     packaged("jemalloc", &["jemalloc"], "libjemalloc2"),
     packaged("mimalloc", &["mimalloc"], "libmimalloc-dev"),
     packaged("tcmalloc", &["tcmalloc_minimal", "tcmalloc"], "libtcmalloc-minimal4"),
@@ -108,6 +108,17 @@ pub const KNOWN: [Known; 8] = [
         name: "scudo-fill-zero",
         environment: &[("SCUDO_OPTIONS", "pattern_fill_contents=true:zero_contents=true")],
         note: Some("Scudo fills in one way at a time: asked for both, it fills with zeros"),
+        ..SCUDO
+    },
+    Known {
+        name: "scudo-quarantine",
+        environment: &[(
+            "SCUDO_OPTIONS",
+            "quarantine_size_kb=262144:thread_local_quarantine_size_kb=1024:quarantine_max_chunk_size=16777216",
+        )],
+        note: Some(
+            "Scudo's quarantine takes what its primary serves, up to 128 KiB; larger blocks pass it by",
+        ),
         ..SCUDO
     },
     Known {

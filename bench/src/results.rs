@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::small::means::Mean;
 use crate::targets::Verdict;
+use crate::traps::space::Space;
 use crate::work::Measured;
 use refpage_bench::stats::{Summary, differences, ratios, summarize};
 
@@ -101,6 +102,17 @@ impl Metric {
     }
 }
 
+/// What the lines have of the address space.
+fn of_space(space: Space) -> String {
+    let Space { vmas_start, vmas_most, vmas_end, page_tables_kib, touched_pages } = space;
+    format!("{vmas_start},{vmas_most},{vmas_end},{page_tables_kib},{touched_pages}")
+}
+
+/// A name as a field of a line: in quotes where it has a comma.
+fn quoted(name: &str) -> String {
+    if name.contains(',') { format!("\"{name}\"") } else { name.into() }
+}
+
 impl CaseResults {
     /// The row of a peer that finished.
     pub fn row(&self, peer: &str) -> Option<&Row> {
@@ -149,18 +161,19 @@ impl Results {
     fn lines(&self, file: &mut impl Write) -> io::Result<()> {
         writeln!(
             file,
-            "case,peer,round,operations,wall_ns,cpu_ns,late_cpu_ns,peak_kib,held_kib,minor_faults,major_faults,decayed_kib"
+            "case,peer,round,operations,wall_ns,cpu_ns,late_cpu_ns,peak_kib,held_kib,minor_faults,major_faults,decayed_kib,vmas_start,vmas_most,vmas_end,page_tables_kib,touched_pages"
         )?;
         for case in &self.cases {
             for row in &case.rows {
                 for (round, measured) in row.measured.iter().enumerate() {
-                    let Measured { cost, operations, decayed_kib, .. } = measured;
+                    let Measured { cost, operations, decayed_kib, space, .. } = measured;
                     let decayed = decayed_kib.map_or_else(String::new, |kib| kib.to_string());
+                    let space = space.map_or_else(|| ",,,,".into(), of_space);
                     writeln!(
                         file,
-                        "{},{},{round},{operations},{},{},{},{},{},{},{},{decayed}",
+                        "{},{},{round},{operations},{},{},{},{},{},{},{},{decayed},{space}",
                         case.name,
-                        row.peer,
+                        quoted(&row.peer),
                         cost.wall_ns,
                         cost.cpu_ns,
                         cost.late_cpu_ns,

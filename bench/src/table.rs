@@ -68,7 +68,7 @@ pub fn of_case(case: &CaseResults) -> String {
 }
 
 /// What the columns have no place for.
-fn notes(case: &CaseResults, text: &mut String) {
+pub fn notes(case: &CaseResults, text: &mut String) {
     for row in &case.rows {
         if let Some(why) = &row.failure {
             let _ = writeln!(text, "FAILED: {}: {why}", row.peer);
@@ -109,9 +109,22 @@ fn ratio(row: &Row, metric: Metric, base: Option<&Row>) -> String {
 
 /// The table of the targets.
 pub fn of_targets(verdicts: &[Verdict]) -> String {
+    of_verdicts(verdicts, ["targets", "target", "reached"], ["pass", "MISS"])
+}
+
+/// The table of the promises.
+pub fn of_promises(verdicts: &[Verdict]) -> String {
+    of_verdicts(verdicts, ["promises", "promise", "kept"], ["kept", "MISSED"])
+}
+
+fn of_verdicts(
+    verdicts: &[Verdict],
+    [all, one, done]: [&str; 3],
+    [pass, miss]: [&str; 2],
+) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_header(["case", "what", "target", "measured", ""]);
+    table.set_header(["case", "what", one, "measured", ""]);
     for verdict in verdicts {
         table.add_row([
             verdict.case.clone(),
@@ -122,14 +135,14 @@ pub fn of_targets(verdicts: &[Verdict]) -> String {
                 |value| range(value, "", |number| format!("{number:.3}")),
             ),
             match verdict.passed {
-                Some(true) => "pass".into(),
-                Some(false) => "MISS".into(),
+                Some(true) => pass.into(),
+                Some(false) => miss.into(),
                 None => String::new(),
             },
         ]);
     }
     let passed = verdicts.iter().filter(|verdict| verdict.passed == Some(true)).count();
-    format!("targets: {passed} of {} reached\n{table}\n", verdicts.len())
+    format!("{all}: {passed} of {} {done}\n{table}\n", verdicts.len())
 }
 
 /// A median and its range in a unit that fits the median.

@@ -158,8 +158,14 @@ mod tests {
             major_faults: 0,
             peak_was_reset: true,
         };
-        let measured =
-            Measured { cost, operations: 10, checked_bytes: 1, service: None, decayed_kib: None };
+        let measured = Measured {
+            cost,
+            operations: 10,
+            checked_bytes: 1,
+            service: None,
+            decayed_kib: None,
+            space: None,
+        };
         Row { peer: peer.into(), measured: vec![measured], failure: None }
     }
 

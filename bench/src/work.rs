@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::cases::{self, Outcome, Scale};
 use crate::measure::Cost;
 use crate::memory::{Baseline, Malloc, Mapped, Memory};
+use crate::traps::space::Space;
 
 /// One measurement
 #[derive(clap::Args)]
@@ -85,6 +86,9 @@ pub struct Measured {
     /// Resident set a while after everything was freed, in KiB, where that was waited for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decayed_kib: Option<u64>,
+    /// What became of the address space, where that was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub space: Option<Space>,
 }
 
 /// Measures, checks and reports.
@@ -94,7 +98,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let case = case.with_context(|| format!("no case is called {}", arguments.case))?;
     let Outcome { cost, operations, checked_bytes } = case.work.run(&*memory)?;
     let service = service();
-    let measured = Measured { cost, operations, checked_bytes, service, decayed_kib: None };
+    let measured =
+        Measured { cost, operations, checked_bytes, service, decayed_kib: None, space: None };
     println!("{}", serde_json::to_string(&measured)?);
     Ok(())
 }

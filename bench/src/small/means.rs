@@ -184,7 +184,14 @@ mod tests {
                 major_faults: 0,
                 peak_was_reset: true,
             };
-            Measured { cost, operations: 1, checked_bytes: 1, service: None, decayed_kib: None }
+            Measured {
+                cost,
+                operations: 1,
+                checked_bytes: 1,
+                service: None,
+                decayed_kib: None,
+                space: None,
+            }
         };
         Row { peer: peer.into(), measured: walls.iter().map(measured).collect(), failure: None }
     }

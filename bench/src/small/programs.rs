@@ -216,6 +216,7 @@ impl Ready {
             checked_bytes: bytes as u64,
             service: None,
             decayed_kib: None,
+            space: None,
         };
         Ok((measured, messages))
     }

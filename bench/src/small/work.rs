@@ -50,7 +50,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         workload.run(&memory, threads, scale, after)?;
     checked_bytes += promise::check(&memory, threads, scale)?;
     let decayed_kib = decayed.get();
-    let measured = Measured { cost, operations, checked_bytes, service: service(), decayed_kib };
+    let service = service();
+    let measured = Measured { cost, operations, checked_bytes, service, decayed_kib, space: None };
     println!("{}", serde_json::to_string(&measured)?);
     Ok(())
 }

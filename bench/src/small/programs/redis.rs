@@ -55,8 +55,14 @@ pub fn measure(directory: &Path, peer: &Peer, scale: Scale) -> Result<(Measured,
     cost.peak_kib = field(&status, b"VmHWM:");
     cost.held_kib = field(&status, b"VmRSS:");
     let operations = tests * requests;
-    let measured =
-        Measured { cost, operations, checked_bytes: 0, service: None, decayed_kib: None };
+    let measured = Measured {
+        cost,
+        operations,
+        checked_bytes: 0,
+        service: None,
+        decayed_kib: None,
+        space: None,
+    };
     Ok((measured, messages))
 }
 

@@ -1,0 +1,33 @@
+//! The child: one case on one allocator, reported as JSON on stdout.
+
+use anyhow::{Context, Result};
+
+use super::cases;
+use crate::cases::{Outcome, Scale};
+use crate::work::{Measured, Provider, service};
+
+/// One measurement of a case of large blocks
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The case's whole name
+    #[arg(long)]
+    case: String,
+    /// How large
+    #[arg(long)]
+    scale: Scale,
+    #[command(flatten)]
+    provider: Provider,
+}
+
+/// Measures, checks and reports.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let memory = arguments.provider.memory()?;
+    let case = cases::all(arguments.scale).into_iter().find(|case| case.name == arguments.case);
+    let case = case.with_context(|| format!("no case is called {}", arguments.case))?;
+    let (Outcome { cost, operations, checked_bytes }, space) = case.run(&*memory)?;
+    let space = Some(space);
+    let measured =
+        Measured { cost, operations, checked_bytes, service: service(), decayed_kib: None, space };
+    println!("{}", serde_json::to_string(&measured)?);
+    Ok(())
+}
