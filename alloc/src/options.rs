@@ -204,7 +204,7 @@ impl Options {
             random: false,
             guards: GuardsChoice::On,
             quarantine: 64 << 30,
-            quarantine_share: 10,
+            quarantine_share: 5,
             sample: 0,
             backtraces: false,
         }

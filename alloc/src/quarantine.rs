@@ -18,26 +18,18 @@ use crate::books::part_of;
 use crate::cache::{Memory, RunCache};
 use crate::extents::List;
 use crate::options::{Options, ServiceChoice};
-use crate::page_map::{Kind, PageMap, SLOT};
-
-/// Nanoseconds: what a run costs, each of its pages that is moved, each that is dropped and comes again, a
-/// huge page, and a marker.
-const RUN: i64 = 2_000;
-const MOVED: i64 = 100;
-const DROPPED: i64 = 1_000;
-const HUGE: i64 = 2_000;
-const MARKER: i64 = 30;
+use crate::page_map::{Kind, PageMap, Run, SLOT};
 
 /// Nanoseconds that may be saved up.
 const PURSE: i64 = 20_000_000;
 
-/// Runs that may be there in any case, and pages in memory for each that may be there besides: its record
-/// takes less than a hundredth of that.
-const FEW: usize = 512;
-const PAGES_EACH: usize = 4;
+/// Bytes that the records of runs in quarantine may take in any case, and the share of the memory in use
+/// that they may take besides. A record has an OS page to itself where runs are long.
+const FEW_BYTES: usize = 64 << 10;
+const BYTES_SHARE: usize = 100;
 
-/// Where page tables are not given back: slots that may be there in any case, and for each page in
-/// memory.
+/// Where page tables are not given back: slots that may be there in any case; there may be one besides for
+/// each page in memory, which its tables take less than a hundredth of.
 const FEW_SLOTS: usize = (256 << 20) / SLOT;
 
 /// Runs that leave at most for one that enters.
@@ -52,11 +44,13 @@ pub struct Quarantine {
     list: List,
     runs: usize,
     slots: usize,
+    /// Bytes that their records take.
+    bytes: usize,
     /// Slots that may be there.
     budget: usize,
     /// Percent of the time.
     share: u8,
-    /// Nanoseconds that may be spent, and when that was.
+    /// Nanoseconds that may be spent, less than none if more were; and when that was.
     purse: i64,
     filled_ms: u64,
     /// Runs that there was no time for.
@@ -75,6 +69,7 @@ impl Quarantine {
             list: List::EMPTY,
             runs: 0,
             slots: 0,
+            bytes: 0,
             budget,
             share: options.quarantine_share,
             purse: PURSE,
@@ -88,40 +83,39 @@ impl Quarantine {
         (self.runs, self.slots, self.skipped)
     }
 
-    /// Whether there is time for what costs so much.
-    fn pays(&mut self, cost: i64) -> bool {
-        if self.share == 100 {
-            return true;
-        }
+    /// Whether there is time for another run.
+    fn has_time(&mut self) -> bool {
         let now = vm::now_ms();
         let passed = now.saturating_sub(self.filled_ms).min(1_000) as i64;
         self.filled_ms = now;
         // A percent of a millisecond.
         self.purse = (self.purse + passed * i64::from(self.share) * 10_000).min(PURSE);
-        if self.purse < cost {
-            self.skipped += 1;
-            return false;
-        }
-        self.purse -= cost;
-        true
+        self.share == 100 || self.purse > 0
+    }
+
+    /// There is none: false.
+    fn skip(&mut self) -> bool {
+        self.skipped += 1;
+        false
     }
 
     /// Whether it is larger than it may be.
     fn is_over(&self, memory: Memory<'_>) -> bool {
         let present = memory.engine.region().present().total();
+        let held = present << memory.engine.region().page_shift();
         let limited = self.share < 100;
-        let most_runs = FEW + present / PAGES_EACH;
-        let most_slots = FEW_SLOTS + present;
         self.slots > self.budget
-            || (limited && self.runs > most_runs)
-            || (limited && !memory.engine.gives_tables_back() && self.slots > most_slots)
+            || (limited && self.bytes > FEW_BYTES + held / BYTES_SHARE)
+            || (limited && !memory.engine.gives_tables_back() && self.slots > FEW_SLOTS + present)
     }
 
     fn enter(&mut self, memory: Memory<'_>, head: usize) {
         let run = memory.map.run(head);
         self.list.push(memory.map, head);
+        let slots = run.slots.load(Relaxed) as usize;
         self.runs += 1;
-        self.slots += run.slots.load(Relaxed) as usize;
+        self.slots += slots;
+        self.bytes += record_bytes(slots);
         run.set_kind(Kind::Quarantined);
         drop_tables(memory, head);
     }
@@ -131,8 +125,10 @@ impl Quarantine {
         let head = self.list.oldest()?;
         let run = memory.map.run(head);
         self.list.remove(memory.map, head);
+        let slots = run.slots.load(Relaxed) as usize;
         self.runs -= 1;
-        self.slots -= run.slots.load(Relaxed) as usize;
+        self.slots -= slots;
+        self.bytes -= record_bytes(slots);
         run.set_kind(Kind::Moving);
         Some(head)
     }
@@ -147,11 +143,12 @@ impl RunCache {
             let mut quarantine = self.quarantine.lock();
             quarantine.budget >= run.slots.load(Relaxed) as usize
                 && !memory.engine.has_tags()
-                && (quarantine.pays(price(memory, head)) || run.sampled.load(Relaxed))
+                && (quarantine.has_time() || run.sampled.load(Relaxed) || quarantine.skip())
         };
         if !admitted {
             return self.keep(memory, head, Kind::Cached, Some(size));
         }
+        let began = vm::now_ns();
         let successor = self.succeed(memory, head);
         run.freed.store(size, Relaxed);
         run.since.store(vm::now_ms(), Relaxed);
@@ -165,6 +162,7 @@ impl RunCache {
             let Some(oldest) = oldest else { break };
             self.let_go(memory, oldest);
         }
+        quarantine.purse -= (vm::now_ns() - began) as i64;
         drop(quarantine);
         match successor {
             Some(head) => self.keep(memory, head, Kind::Cached, Some(size)),
@@ -226,16 +224,10 @@ impl RunCache {
     }
 }
 
-/// What it costs to put the run at `head` in quarantine, in nanoseconds.
-fn price(memory: Memory<'_>, head: usize) -> i64 {
-    let (engine, pages) = (memory.engine, memory.pages(head));
-    let present = engine.region().present().count(pages) as i64;
-    let huge = engine.huge_among(pages) as i64;
-    let small = present - huge * engine.pages_per_block() as i64;
-    let page = if engine.can_relocate(pages) { MOVED } else { DROPPED };
-    let markers =
-        if engine.refuses_at(pages.first) { 0 } else { pages.count.min(MARKED) as i64 * MARKER };
-    RUN + small.max(0) * page + huge * HUGE + markers
+/// Bytes that the record of a run of so many slots keeps in memory.
+fn record_bytes(slots: usize) -> usize {
+    // And the record of a free extent behind it.
+    (slots * size_of::<Run>()).min(2 * vm::page_size())
 }
 
 /// Guards all of a run in hand that has no pages any more.

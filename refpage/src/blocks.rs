@@ -72,11 +72,6 @@ impl Blocks {
         !self.tables.get(page / self.per_block)
     }
 
-    /// How many of the blocks that `pages` touch may be huge pages.
-    pub fn huge_among(&self, pages: Pages) -> usize {
-        if self.huge.total() == 0 { 0 } else { self.huge.count(self.touched_by(pages)) }
-    }
-
     /// The first of `pages` that belong together, and whether they are a huge page or part of one.
     pub fn first_piece(&self, pages: Pages) -> (Pages, bool) {
         if self.huge.total() == 0 {

@@ -283,11 +283,6 @@ impl Engine {
         HUGE >> self.region.page_shift()
     }
 
-    /// How many huge pages there are among `pages`.
-    pub fn huge_among(&self, pages: Pages) -> usize {
-        self.blocks().map_or(0, |blocks| blocks.huge_among(pages))
-    }
-
     pub(crate) fn set_serving(&self, page: Option<usize>) {
         self.serving.store(page.map_or(0, |page| page + 1), Ordering::SeqCst);
     }

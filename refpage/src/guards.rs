@@ -11,7 +11,7 @@
 //! fork has it, too. Dropping pages leaves guard markers where they are, and takes poison away.
 
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
-use core::sync::atomic::{AtomicBool, fence};
+use core::sync::atomic::AtomicBool;
 
 use rustix::mm::MprotectFlags;
 
@@ -98,7 +98,6 @@ impl Engine {
     /// To be called for pages that come into use, after it is said that they are: the handler may have
     /// refused them to somebody.
     pub fn admit(&self, pages: Pages) {
-        fence(SeqCst);
         self.let_handler_finish(pages);
         if self.marked.refused.load(Relaxed) {
             self.unmark(pages);

@@ -189,11 +189,11 @@ pub static TABLE: [OptionSpec; 16] = [
             Some(())
         },
     },
-    option! { quarantine_share(10),
+    option! { quarantine_share(5),
         name: "quarantine_share",
         value: "PERCENT",
         accepts: "percent, 0 to 100",
-        default: "10",
+        default: "5",
         help: "how much of the time the quarantine may take; what is freed beyond that is used again at once, and with 100 nothing is",
         set: |options, value| {
             let percent = u8::try_from(parse_number(value)?).ok();
