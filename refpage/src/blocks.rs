@@ -72,6 +72,11 @@ impl Blocks {
         !self.tables.get(page / self.per_block)
     }
 
+    /// Whether any of the blocks that `pages` touch has one.
+    pub fn any_table(&self, pages: Pages) -> bool {
+        self.tables.count(self.touched_by(pages)) > 0
+    }
+
     /// The first of `pages` that belong together, and whether they are a huge page or part of one.
     pub fn first_piece(&self, pages: Pages) -> (Pages, bool) {
         if self.huge.total() == 0 {

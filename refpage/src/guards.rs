@@ -162,7 +162,8 @@ impl Engine {
         let per_block = self.pages_per_block();
         let first = pages.first.next_multiple_of(per_block);
         let blocks = Pages::span(first, (pages.end() / per_block * per_block).max(first));
-        if blocks.count > 0 && self.gives_tables_back() {
+        let there = self.blocks().filter(|known| known.reclaims_tables() && known.any_table(blocks));
+        if blocks.count > 0 && there.is_some() {
             self.discard(blocks);
         }
     }
