@@ -82,10 +82,11 @@ pub fn offset(memory: Memory<'_>, size: usize, align: usize, placement: Placemen
 pub fn fence(memory: Memory<'_>, head: usize) {
     let pages = memory.pages(head);
     memory.engine.admit(pages);
+    // Also of a time when the handler did not serve them.
+    memory.engine.unguard(pages);
     if !memory.cache.guards.any() || memory.engine.refuses_at(pages.first) {
         return;
     }
-    memory.engine.unguard(pages);
     memory.engine.guard(pages.skip(pages.count - 1));
     // What is used there has its own.
     let region = memory.engine.region();
