@@ -173,12 +173,12 @@ impl RunCache {
         }
     }
 
-    /// A run of the same length in hand that the pages have moved to. None where they cannot be moved, or
-    /// there are none: then they are gone.
+    /// A run of the same length in hand that the pages have moved to, and what is known of how it is used.
+    /// None where they cannot be moved: then they are gone.
     fn succeed(&self, memory: Memory<'_>, head: usize) -> Option<usize> {
         let (run, pages) = (memory.map.run(head), memory.pages(head));
         let engine = memory.engine;
-        let found = if engine.region().present().count(pages) > 0 && engine.can_relocate(pages) {
+        let found = if engine.can_relocate(pages) {
             let slots = run.slots.load(Relaxed) as usize;
             let block = memory.map.slot_of(engine.pages_per_block());
             let align = if head.is_multiple_of(block) && slots >= block { block } else { 1 };
