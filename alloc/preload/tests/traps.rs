@@ -106,6 +106,19 @@ for_each_service! {
     sampled_small_allocations_trap => sampled;
     sampled_small_allocations_are_looked_at_when_they_are_freed => sampled_slack;
     sampled_small_allocations_are_freed_once => sampled_freed_twice;
+    guards_are_on_by_default =>
+        |service| all_end(service, "", "malloc", &["behind"], "overflow");
+    a_lower_threshold_makes_more_of_them_large => |service| {
+        let options = "threshold=4096:quarantine_share=100";
+        for (allocation, place, verdict) in [
+            ("malloc", "behind", "overflow"),
+            ("calloc", "before", "underflow"),
+            ("freed", "middle", "use after free"),
+        ] {
+            ends(service, options, [allocation, "5000", place, "write", "here"], verdict);
+        }
+    };
+    backtraces_follow_the_line => backtraced;
     without_guards_nothing_is_told => unguarded;
 }
 
@@ -308,6 +321,23 @@ fn sampled_freed_twice(service: &str) {
         aborts(&with(service, SAMPLED), words, |touch| {
             format!("refpage: double free of {}, a ", touch.address)
         });
+    }
+}
+
+/// What they say is not looked at here, but that they are there, and leave the first line as it is.
+fn backtraced(service: &str) {
+    let options = format!("{SAMPLED}:backtraces=on");
+    for ([allocation, size, place], verdict) in [
+        (["freed", "100000", "first"], "use after free"),
+        (["malloc", "24", "rounded"], "overflow"),
+    ] {
+        let words = [allocation, size, place, "write", "here"];
+        ends(service, &options, words, verdict);
+        if traps(service).is_none() {
+            return;
+        }
+        let Some((outcome, _)) = touch(&with(service, &options), words) else { return };
+        assert!(outcome.stderr.lines().count() > 1, "{outcome:?}");
     }
 }
 
