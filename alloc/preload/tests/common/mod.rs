@@ -5,6 +5,7 @@
 pub mod confine;
 pub mod strain;
 pub mod swap;
+pub mod traps;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -44,7 +45,12 @@ pub const DEFAULT: &str = "0xaa";
 /// REFPAGE_TEST_QUICK=1, for slow machines, the word alone.
 pub fn patterns() -> &'static [&'static str] {
     const ALL: [&str; 3] = [DEFAULT, "0x5c", "0x0123456789abcdef"];
-    if std::env::var_os(QUICK).is_some_and(|value| value == "1") { &ALL[2..] } else { &ALL }
+    if is_quick() { &ALL[2..] } else { &ALL }
+}
+
+/// Whether fewer runs are asked for.
+pub fn is_quick() -> bool {
+    std::env::var_os(QUICK).is_some_and(|value| value == "1")
 }
 
 /// Says on the real stderr, which libtest does not capture, that something was not tested, and why.
