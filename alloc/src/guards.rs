@@ -32,7 +32,7 @@ pub fn refuses(heap: &Heap, page: usize, fault: Fault) -> bool {
 }
 
 /// Whether a page belongs to nothing that is in use. Without guards, only what is in quarantine does not.
-fn is_nobodys(memory: Memory<'_>, page: usize, guards: bool) -> bool {
+pub fn is_nobodys(memory: Memory<'_>, page: usize, guards: bool) -> bool {
     let slot = memory.map.slot_of(page);
     let Some(head) = memory.map.head(slot) else { return guards };
     let run = memory.map.run(head);
