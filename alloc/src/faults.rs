@@ -202,3 +202,177 @@ fn access(context: *const c_void) -> Option<bool> {
 fn access(_: *const c_void) -> Option<bool> {
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::sync::atomic::Ordering::Relaxed;
+    use core::sync::atomic::{AtomicBool, AtomicUsize};
+    use refpage::sys::vm;
+
+    use crate::heap;
+    use crate::options::{Options, ServiceChoice};
+    use crate::page_map::SLOT;
+
+    /// A child with a heap of its own that runs this, and ends with 0 if it gets to its end: how it ends, and what it says.
+    fn child(run: impl FnOnce()) -> (c_int, std::string::String) {
+        use std::io::Read;
+        use std::os::fd::FromRawFd;
+        let mut pipe = [0; 2];
+        // SAFETY: the child has one thread, which calls nothing that could wait for the test's others.
+        unsafe {
+            assert_eq!(libc::pipe(pipe.as_mut_ptr()), 0);
+            let pid = libc::fork();
+            if pid == 0 {
+                libc::dup2(pipe[1], 2);
+                // Rust's own handlers of the test.
+                for signal in [libc::SIGSEGV, libc::SIGBUS] {
+                    libc::signal(signal, libc::SIG_DFL);
+                }
+                run();
+                libc::_exit(0);
+            }
+            libc::close(pipe[1]);
+            let mut said = std::string::String::new();
+            std::fs::File::from_raw_fd(pipe[0]).read_to_string(&mut said).expect("a pipe");
+            let mut status = 0;
+            assert_eq!(libc::waitpid(pid, &mut status, 0), pid);
+            (status, said)
+        }
+    }
+
+    /// A block of a megabyte, behind which a marker lies; none where the kernel has none.
+    fn guarded() -> Option<*mut u8> {
+        start::set_defaults(start::Defaults::new(Options::new().service(ServiceChoice::Memset)));
+        let block = heap::allocate(16 * SLOT, 16, false);
+        // SAFETY: the block is of that size; slots behind it are nobody's in a heap that is new.
+        unsafe { vm::install_guards(block.add(16 * SLOT), SLOT) }.ok()?;
+        install();
+        Some(block)
+    }
+
+    /// Touches what lies behind the block.
+    fn touch(block: *mut u8, writes: bool) {
+        // SAFETY: it is not, which is what ends the process.
+        unsafe {
+            let behind = block.add(16 * SLOT + 5);
+            if writes {
+                behind.write_volatile(1);
+            } else {
+                behind.read_volatile();
+            }
+        }
+    }
+
+    fn has_markers() -> bool {
+        let (status, _) = child(|| {
+            if guarded().is_none() {
+                // SAFETY: ends the child.
+                unsafe { libc::_exit(1) };
+            }
+        });
+        if status != 0 {
+            use std::io::Write as _;
+            let _ = writeln!(std::io::stderr(), "skipped: this kernel has no guard markers");
+        }
+        status == 0
+    }
+
+    #[test]
+    fn what_hits_a_marker_is_told_and_ends_as_ever() {
+        if !has_markers() {
+            return;
+        }
+        for (writes, how) in [(true, "writing to"), (false, "reading from")] {
+            let (status, said) = child(|| touch(guarded().expect("markers"), writes));
+            assert!(
+                libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSEGV,
+                "{status}"
+            );
+            let line =
+                std::format!("refpage: overflow: {how} byte 1048581 of an allocation of 1048576");
+            assert!(said.starts_with(&line), "{said}");
+            assert_eq!(said.matches("refpage: overflow").count(), 1, "{said}");
+        }
+    }
+
+    static EXPECTED: AtomicUsize = AtomicUsize::new(0);
+    static CALLED: AtomicBool = AtomicBool::new(false);
+
+    extern "C" fn programs_own(_: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+        // SAFETY: the kernel's.
+        let address = unsafe { (*info).si_addr() } as usize;
+        let right = address == EXPECTED.load(Relaxed) && !context.is_null();
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(if right { 3 } else { 4 }) };
+    }
+
+    extern "C" fn once(_: c_int) {
+        if CALLED.swap(true, Relaxed) {
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(5) };
+        }
+    }
+
+    fn handle(handler: usize, flags: c_int) {
+        // SAFETY: zeros are an action, and the handlers live for ever.
+        unsafe {
+            let mut action: libc::sigaction = core::mem::zeroed();
+            (action.sa_sigaction, action.sa_flags) = (handler, flags);
+            libc::sigaction(libc::SIGSEGV, &action, core::ptr::null_mut());
+        }
+    }
+
+    #[test]
+    fn a_handler_of_before_is_called() {
+        if !has_markers() {
+            return;
+        }
+        let (status, said) = child(|| {
+            handle(programs_own as extern "C" fn(_, _, _) as usize, libc::SA_SIGINFO);
+            let block = guarded().expect("markers");
+            EXPECTED.store(block as usize + 16 * SLOT + 5, Relaxed);
+            touch(block, true);
+        });
+        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 3, "{status}: {said}");
+        assert!(said.starts_with("refpage: overflow: writing to"), "{said}");
+    }
+
+    /// It returns, and the access is made again: without it, and told no more.
+    #[test]
+    fn a_handler_for_once_is_called_once() {
+        if !has_markers() {
+            return;
+        }
+        let (status, said) = child(|| {
+            handle(once as extern "C" fn(_) as usize, libc::SA_RESETHAND);
+            touch(guarded().expect("markers"), true);
+        });
+        assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSEGV, "{status}");
+        assert_eq!(said.matches("refpage: overflow").count(), 1, "{said}");
+    }
+
+    #[test]
+    fn what_is_not_the_heaps_is_passed_on_silently() {
+        if !has_markers() {
+            return;
+        }
+        let elsewhere = || {
+            guarded();
+            // SAFETY: nothing is there, which is what ends the process.
+            unsafe { core::ptr::without_provenance_mut::<u8>(16).write_volatile(1) };
+        };
+        let sent = || {
+            guarded();
+            // SAFETY: sends a signal to the child.
+            unsafe { libc::raise(libc::SIGSEGV) };
+        };
+        for (status, said) in [child(elsewhere), child(sent)] {
+            assert!(
+                libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSEGV,
+                "{status}"
+            );
+            assert_eq!(said, "");
+        }
+    }
+}
