@@ -19,6 +19,7 @@ use refpage::{Fresh, Pages};
 
 use crate::cache::Memory;
 use crate::classes::GRANULE;
+use crate::faults;
 use crate::heap::Heap;
 use crate::misuse;
 use crate::options::{GuardsChoice, Options, ServiceChoice};
@@ -139,6 +140,7 @@ pub fn place(memory: Memory<'_>, head: usize, used: usize, placement: Placement)
         }
         return;
     }
+    faults::install();
     let last = pages.count - 1;
     let old = match run.guard.load(Relaxed) as usize {
         0 => last,

@@ -28,6 +28,7 @@ use crate::misuse;
 use crate::page_map::{Kind, Run, SLOT};
 use crate::predictor::{AT_FIRST, Predictor};
 use crate::tags;
+use crate::traces;
 use crate::unseen;
 
 /// Runs are expected to be used to their end from this share on: all but one part in so many.
@@ -101,6 +102,7 @@ impl Large {
             memory.cache.account(|usage| usage.add(size));
             self.predictor.allocated(memory, head, fresh);
         }
+        traces::note_allocation(memory, head);
         tags::pointer(memory, head)
     }
 
@@ -230,6 +232,7 @@ impl Large {
     /// and has not grown: the next of its size will likely do so, too.
     /// What it was used for is learnt unless its pages have moved on.
     fn retire(&self, memory: Memory<'_>, head: usize, learn: bool) {
+        traces::note_free(memory, head);
         let run = memory.map.run(head);
         let slots = run.slots.load(Relaxed) as usize;
         let known = unseen::learn(memory, head);
@@ -336,6 +339,7 @@ impl Large {
         }
         if self.stays(memory, head, size, slots) {
             self.resize(memory, head, old_size, size);
+            traces::note_allocation(memory, head);
             run.set_kind(Kind::Large);
             return tags::pointer(memory, head);
         }
@@ -522,6 +526,7 @@ impl Large {
             }
         }
         self.resize(memory, to, old_size, size);
+        traces::note_allocation(memory, to);
         run.set_kind(Kind::Large);
         Some(tags::pointer(memory, to))
     }

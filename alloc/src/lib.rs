@@ -38,6 +38,7 @@
 //!                          └────▶ large ─────────────────────┘
 //!   refpage::Engine and page_map: under all of them;  options, start, stats, misuse: around them
 //!   tags, tag_faults: which memory tag a run or a block has, where there are any
+//!   faults, report, describe, traces: what is told of misuse: what an address is, and how it came to be
 //!   predictor, unseen: what large knows of how runs are used, and of which pages they have
 //!   fork, missing: what a child needs, and when;  nested: what a signal handler may have
 //! ```
@@ -51,7 +52,9 @@ mod cache;
 mod chance;
 mod classes;
 mod depot;
+mod describe;
 mod extents;
+mod faults;
 mod fork;
 mod global;
 mod guards;
@@ -73,8 +76,10 @@ mod tags;
 mod thread_cache;
 mod threads;
 mod tls;
+mod traces;
 mod unseen;
 
+pub use describe::{Description, Sort, State, describe};
 pub use fork::hook as hook_fork;
 pub use global::RefPage;
 pub use heap::stats;

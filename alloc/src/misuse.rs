@@ -1,11 +1,12 @@
-//! The last line of a program that frees what it must not.
+//! The last lines of a program that frees what it must not.
 
+use core::fmt;
 use core::sync::atomic::Ordering::Relaxed;
 
 use mte::Tag;
-use refpage::sys::report::die;
 
 use crate::page_map::{Kind, PageMap};
+use crate::report::die_of;
 use crate::tags;
 
 /// Ends the process because of a `free` or `realloc` of `pointer`, which is to no live allocation;
@@ -14,6 +15,7 @@ use crate::tags;
 pub fn bad_free(map: &PageMap, pointer: *const u8) -> ! {
     let address = tags::address(pointer);
     let Some(head) = map.head(map.slot_at(address)) else { not_a_block(pointer) };
+    let die = |line: fmt::Arguments<'_>| -> ! { die_of(line, address) };
     let run = map.run(head);
     let offset = address.wrapping_sub(map.address(head) as usize);
     let start = run.offset.load(Relaxed) as usize;
@@ -47,32 +49,37 @@ pub fn bad_free(map: &PageMap, pointer: *const u8) -> ! {
 /// points to.
 #[cold]
 pub fn wrong_tag(pointer: *const u8, tag: Tag, size: usize) -> ! {
-    die(format_args!(
+    let line = format_args!(
         "invalid free of {pointer:p}, whose tag is not the {} of the block of {size} bytes there: it was \
          freed before, or the pointer is forged",
         tag.get(),
-    ))
+    );
+    die_of(line, tags::address(pointer))
 }
 
 /// Ends the process because of a `free` or `realloc` of an address outside every heap.
 #[cold]
 pub fn not_a_block(pointer: *const u8) -> ! {
-    die(format_args!("invalid free of {pointer:p}, which malloc never returned"))
+    let line = format_args!("invalid free of {pointer:p}, which malloc never returned");
+    die_of(line, tags::address(pointer))
 }
 
 /// Ends the process because a block that was freed in a signal handler was written to before it was
 /// taken in.
 #[cold]
 pub fn overwritten_link(link: *const u8) -> ! {
-    die(format_args!(
+    let line = format_args!(
         "write to freed memory: a block that a signal handler freed leads to {link:p}"
-    ))
+    );
+    die_of(line, tags::address(link))
 }
 
 /// Ends the process because a free block does not hold what free memory holds.
 #[cold]
 pub fn written_when_free(block: *const u8, size: usize, byte: usize) -> ! {
-    die(format_args!("write to freed memory: byte {byte} of {block:p}, a block of {size} bytes"))
+    let line =
+        format_args!("write to freed memory: byte {byte} of {block:p}, a block of {size} bytes");
+    die_of(line, tags::address(block))
 }
 
 /// Ends the process because a byte beside an allocation, counted from its start, was written while it was
@@ -80,7 +87,8 @@ pub fn written_when_free(block: *const u8, size: usize, byte: usize) -> ! {
 #[cold]
 pub fn written_beside(start: *const u8, size: usize, byte: isize) -> ! {
     let kind = if byte < 0 { "underflow" } else { "overflow" };
-    die(format_args!(
+    let line = format_args!(
         "{kind}: byte {byte} of an allocation of {size} bytes at {start:p} was written before it was freed"
-    ))
+    );
+    die_of(line, tags::address(start))
 }

@@ -91,6 +91,13 @@ pub struct Run {
     pub guard: AtomicU32,
     /// Freed: when it was. Large: when it was handed out. In milliseconds.
     pub since: AtomicU64,
+    /// Large, and freed: where it was allocated, and where it was freed (see [`traces`](crate::traces)); and when
+    /// it was handed out, in milliseconds. 0: not known.
+    pub allocated_at: AtomicU32,
+    /// As `allocated_at`.
+    pub freed_at: AtomicU32,
+    /// As `allocated_at`.
+    pub born: AtomicU64,
     /// Large: pages that were present when it was handed out.
     pub placed: AtomicU32,
     /// Large: pages that it gave up because its users did not touch them, and has not missed so far.
@@ -130,6 +137,9 @@ impl Run {
         self.offset.store(0, Relaxed);
         self.sampled.store(false, Relaxed);
         self.guard.store(0, Relaxed);
+        self.allocated_at.store(0, Relaxed);
+        self.freed_at.store(0, Relaxed);
+        self.born.store(0, Relaxed);
         self.window.set_tag(self.window.tag(), 0);
     }
 

@@ -17,6 +17,7 @@ use refpage::sys::vm;
 use crate::books::part_of;
 use crate::cache::{Memory, RunCache};
 use crate::extents::List;
+use crate::faults;
 use crate::options::{Options, ServiceChoice};
 use crate::page_map::{Kind, PageMap, Run, SLOT};
 
@@ -233,6 +234,9 @@ fn record_bytes(slots: usize) -> usize {
 /// Guards all of a run in hand that has no pages any more.
 fn seal(memory: Memory<'_>, head: usize) {
     let pages = memory.pages(head);
+    if !memory.engine.refuses_at(pages.first) {
+        faults::install();
+    }
     if pages.count <= MARKED {
         memory.engine.guard(pages);
     } else {

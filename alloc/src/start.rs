@@ -18,6 +18,7 @@ use rustix::io::{Errno, Result};
 use crate::cache::RunCache;
 use crate::chance::Chance;
 use crate::depot::Depot;
+use crate::faults;
 use crate::fork::{self, Inside};
 use crate::heap::{self, Heap};
 use crate::large::Large;
@@ -25,10 +26,10 @@ use crate::options::{Options, ServiceChoice, StatsChoice};
 use crate::page_map::{PageMap, SLOT};
 use crate::spans::Spans;
 use crate::stats;
-use crate::tag_faults;
 use crate::tags;
 use crate::thread_cache::CachePool;
 use crate::threads;
+use crate::traces;
 
 /// The Region is reserved as large as it can be, from here down to [`SMALLEST`], by halves.
 const LARGEST: usize = 1 << 40;
@@ -147,6 +148,7 @@ fn start() -> Option<&'static Heap> {
     // SAFETY: written just above, and never again.
     let heap: &'static Heap = unsafe { (*HEAP.0.get()).assume_init_ref() };
     fork::settled(heap);
+    traces::start(&options);
     heap.engine.launch();
     tell_of_a_lesser_service(heap);
     STATE.store(READY, Ordering::Release);
@@ -254,7 +256,9 @@ pub(crate) fn tell_of_a_lesser_service(heap: &Heap) {
 
 fn hook_into_libc(options: &Options) {
     fork::hook();
-    tag_faults::install();
+    if tags::on() {
+        faults::install();
+    }
     let mut key: libc::pthread_key_t = 0;
     // SAFETY: both functions are given what they ask for, and the callbacks live for ever. A
     // process that has all its keys in use does without the cleaning up at thread end.

@@ -1,18 +1,14 @@
-//! What a tag check fault was, as far as the heap can tell: one line on stderr, and then whatever the program
-//! does about SIGSEGV.
+//! What a tag check fault was, as far as the heap can tell.
 //!
 //! ```text
-//!   access ─▶ SIGSEGV ─▶ report ─▶ decode: address ─▶ run or block, its state, its tag and its neighbours'
-//!                          └─────▶ the program's handler of before; without one, the signal again
+//!   faults ─▶ put_right: a page of a live allocation without its tag
+//!        └──▶ tell ─▶ address ─▶ run or block, its state, its tag and its neighbours' ─▶ report
 //! ```
 //!
 //! A page that has no tag at all, though it belongs to a live allocation, is put right, and the access made
 //! again. Else the tag in the pointer says whose it is: its block's if that was freed, a neighbour's if it ran over
 //! the border. Blocks of a span are odd and even by turns, so that the two cannot be mistaken.
 
-use core::cell::UnsafeCell;
-use core::ffi::{c_int, c_void};
-use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering::Relaxed;
 
 use mte::Tag;
@@ -20,73 +16,16 @@ use refpage::Fresh;
 use refpage::sys::report::warn;
 
 use crate::classes;
-use crate::fork::{self, Inside};
+use crate::fork;
 use crate::heap::Heap;
 use crate::page_map::Kind;
-use crate::start;
+use crate::report::{self, Access};
 use crate::tags;
-
-/// The codes of SIGSEGV for tag check faults: uapi/asm-generic/siginfo.h.
-const SEGV_MTEAERR: c_int = 8;
-const SEGV_MTESERR: c_int = 9;
-/// Has the signal handler see the tag of the address (Linux 5.11+): uapi/asm-generic/signal-defs.h.
-const SA_EXPOSE_TAGBITS: c_int = 0x800;
-
-/// The program's own way with SIGSEGV, as it was when the heap started.
-struct Before(UnsafeCell<MaybeUninit<libc::sigaction>>);
-
-// SAFETY: written once, before the signal handler is there that reads it.
-unsafe impl Sync for Before {}
-
-static BEFORE: Before = Before(UnsafeCell::new(MaybeUninit::zeroed()));
-
-/// Has tag check faults reported; a handler that the program installs later takes this one's place.
-pub fn install() {
-    if !tags::on() {
-        return;
-    }
-    // SAFETY: a query into a place that nobody reads yet, and a handler that lives for ever. It keeps to what
-    // may be done in one: it allocates nothing and takes no lock.
-    unsafe {
-        let before = BEFORE.0.get().cast::<libc::sigaction>();
-        if libc::sigaction(libc::SIGSEGV, core::ptr::null(), before) != 0 {
-            return;
-        }
-        let mut action = *before;
-        action.sa_sigaction = on_fault as extern "C" fn(_, _, _) as usize;
-        action.sa_flags |= libc::SA_SIGINFO | libc::SA_ONSTACK | SA_EXPOSE_TAGBITS;
-        action.sa_flags &= !libc::SA_RESETHAND;
-        libc::sigaction(libc::SIGSEGV, &action, core::ptr::null_mut());
-    }
-}
-
-extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    // SAFETY: the kernel hands both to a handler with SA_SIGINFO, for as long as it runs.
-    let (code, pointer) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
-    match code {
-        SEGV_MTESERR => {
-            let heap = start::try_heap().filter(|_| !Inside::is_interrupted());
-            let _inside = Inside::enter();
-            if heap.is_some_and(|heap| put_right(heap, pointer)) {
-                return;
-            }
-            let finding = start::try_heap().and_then(|heap| Finding::of(heap, pointer));
-            tell(finding, access(context), pointer);
-        }
-        SEGV_MTEAERR => warn(format_args!(
-            "an access by a pointer whose tag is not the memory's, some time before this; mte=sync in \
-             REFPAGE_OPTIONS tells which"
-        )),
-        _ => {}
-    }
-    // SAFETY: as above.
-    unsafe { pass_on(signal, info, context) };
-}
 
 /// A page of a live allocation that the kernel put in place, with zeros and no tag, gets what it is to hold:
 /// in a child that nobody serves yet (see [`fork`](crate::fork)), or after the program had the kernel drop
 /// it. False if it is not that.
-fn put_right(heap: &Heap, pointer: usize) -> bool {
+pub fn put_right(heap: &Heap, pointer: usize) -> bool {
     let (address, tag) = (tags::address(pointer as *const u8), mte::tag_of(pointer as u64));
     let region = heap.engine.region();
     let head = Some(address).filter(|&address| region.contains(address));
@@ -114,84 +53,6 @@ fn put_right(heap: &Heap, pointer: usize) -> bool {
     true
 }
 
-/// Goes on as the program would have without this handler.
-///
-/// # Safety
-/// The arguments are those of a signal handler that runs.
-unsafe fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    // SAFETY: written before this handler was installed.
-    let before = unsafe { (*BEFORE.0.get()).assume_init_ref() };
-    if matches!(before.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN) {
-        // SAFETY: what was there before this handler was.
-        unsafe { libc::sigaction(signal, before, core::ptr::null_mut()) };
-        // The access is made again when this returns, and ends the process; if there is none to make again,
-        // the signal does, which is blocked until then.
-        // SAFETY: the caller's promise.
-        let code = unsafe { (*info).si_code };
-        if code == SEGV_MTEAERR || code <= 0 {
-            // SAFETY: raise has no precondition.
-            unsafe { libc::raise(signal) };
-        }
-        return;
-    }
-    // SAFETY: the program's own handler, called as the kernel would: without tags where it has not asked for them.
-    unsafe {
-        if before.sa_flags & SA_EXPOSE_TAGBITS == 0 {
-            untag_address(info);
-        }
-        if before.sa_flags & libc::SA_SIGINFO != 0 {
-            let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) =
-                core::mem::transmute(before.sa_sigaction);
-            handler(signal, info, context);
-        } else {
-            let handler: extern "C" fn(c_int) = core::mem::transmute(before.sa_sigaction);
-            handler(signal);
-        }
-    }
-}
-
-/// # Safety
-/// `info` is what the kernel gave a handler of SIGSEGV.
-unsafe fn untag_address(info: *mut libc::siginfo_t) {
-    /// Where the address lies: behind three numbers, at a multiple of 8.
-    const SI_ADDR: usize = 16;
-    // SAFETY: the caller's promise.
-    unsafe {
-        let address = info.cast::<u8>().add(SI_ADDR).cast::<u64>();
-        address.write(mte::untag(address.read()));
-    }
-}
-
-/// What the access was, as the kernel tells it: "reading" or "writing".
-#[cfg(all(target_arch = "aarch64", target_os = "linux"))]
-fn access(context: *const c_void) -> &'static str {
-    /// Of uapi/asm/sigcontext.h: a record's size and magic number, and bit 6 of the syndrome, write not read.
-    const ESR_MAGIC: u32 = 0x4553_5201;
-    const WNR: u64 = 1 << 6;
-    // SAFETY: the context of a signal handler that runs; the records in it end with one of size 0.
-    unsafe {
-        let machine = &raw const (*context.cast::<libc::ucontext_t>()).uc_mcontext;
-        // Behind the fault address, 31 registers, sp, pc and pstate, at a multiple of 16.
-        let mut record = machine.cast::<u8>().add((35 * 8usize).next_multiple_of(16));
-        loop {
-            let (magic, size) = (record.cast::<u32>().read(), record.cast::<u32>().add(1).read());
-            if magic == ESR_MAGIC {
-                let writes = record.add(8).cast::<u64>().read() & WNR != 0;
-                return if writes { "writing to" } else { "reading from" };
-            }
-            if size == 0 {
-                return "accessing";
-            }
-            record = record.add(size as usize);
-        }
-    }
-}
-
-#[cfg(not(all(target_arch = "aarch64", target_os = "linux")))]
-fn access(_: *const c_void) -> &'static str {
-    "accessing"
-}
-
 /// Whose memory a pointer was used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Finding {
@@ -205,25 +66,46 @@ enum Finding {
     Other(usize, usize),
 }
 
-fn tell(finding: Option<Finding>, access: &str, pointer: usize) {
-    match finding {
-        Some(Finding::UseAfterFree(at, size)) => warn(format_args!(
-            "use after free: {access} byte {at} of a freed allocation of {size} bytes, by {pointer:#x}"
-        )),
-        Some(Finding::Overflow(at, size)) => warn(format_args!(
-            "overflow: {access} byte {at} of an allocation of {size} bytes, by {pointer:#x}"
-        )),
-        Some(Finding::Underflow(by, size)) => warn(format_args!(
-            "underflow: {access} byte -{by} of an allocation of {size} bytes, by {pointer:#x}"
-        )),
-        Some(Finding::Other(at, size)) => warn(format_args!(
-            "wrong tag: {access} byte {at} of an allocation of {size} bytes, by {pointer:#x}, which is for \
-             one that was freed there before, or forged"
-        )),
-        None => warn(format_args!(
-            "wrong tag: {access} {pointer:#x}, whose tag {} is not that of the memory there",
-            mte::tag_of(pointer as u64).get()
-        )),
+/// Tells about an access by a pointer whose tag is not the memory's; `writes` if that is known.
+pub fn tell(heap: Option<&Heap>, writes: Option<bool>, pointer: usize) {
+    let access = Access { address: pointer, writes, thread: 0 }.kind();
+    let address = tags::address(pointer as *const u8);
+    let unknown = format_args!(
+        "wrong tag: {access} {pointer:#x}, whose tag {} is not that of the memory there",
+        mte::tag_of(pointer as u64).get()
+    );
+    let Some(heap) = heap else { return warn(unknown) };
+    match Finding::of(heap, pointer) {
+        Some(Finding::UseAfterFree(at, size)) => report::of_tag(
+            heap,
+            format_args!(
+                "use after free: {access} byte {at} of a freed allocation of {size} bytes, by {pointer:#x}"
+            ),
+            Some(address - at),
+        ),
+        Some(Finding::Overflow(at, size)) => report::of_tag(
+            heap,
+            format_args!(
+                "overflow: {access} byte {at} of an allocation of {size} bytes, by {pointer:#x}"
+            ),
+            Some(address - at),
+        ),
+        Some(Finding::Underflow(by, size)) => report::of_tag(
+            heap,
+            format_args!(
+                "underflow: {access} byte -{by} of an allocation of {size} bytes, by {pointer:#x}"
+            ),
+            Some(address + by),
+        ),
+        Some(Finding::Other(at, size)) => report::of_tag(
+            heap,
+            format_args!(
+                "wrong tag: {access} byte {at} of an allocation of {size} bytes, by {pointer:#x}, which is for \
+                 one that was freed there before, or forged"
+            ),
+            Some(address - at),
+        ),
+        None => report::of_tag(heap, unknown, None),
     }
 }
 

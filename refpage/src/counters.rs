@@ -110,6 +110,8 @@ causes! {
     CloneReadZeros = "clone_read_zeros",
     /// A page could not be guarded: the kernel knows no way, or the memory is locked.
     GuardRefused = "guard_refused",
+    /// With `backtraces`: where something was allocated or freed is not kept, for want of room.
+    TraceLost = "trace_lost",
 }
 
 impl Cause {

@@ -10,8 +10,8 @@
 //! A marker is an entry of the page table: it takes no memory but the table's, splits no VMA, and a child of
 //! fork has it, too. Dropping pages leaves guard markers where they are, and takes poison away.
 
-use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use rustix::mm::MprotectFlags;
 
@@ -162,7 +162,8 @@ impl Engine {
         let per_block = self.pages_per_block();
         let first = pages.first.next_multiple_of(per_block);
         let blocks = Pages::span(first, (pages.end() / per_block * per_block).max(first));
-        let there = self.blocks().filter(|known| known.reclaims_tables() && known.any_table(blocks));
+        let there =
+            self.blocks().filter(|known| known.reclaims_tables() && known.any_table(blocks));
         if blocks.count > 0 && there.is_some() {
             self.discard(blocks);
         }

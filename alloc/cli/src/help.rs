@@ -33,7 +33,7 @@ pub fn explain(arguments: &Arguments) -> Result<(), Failure> {
             Some(command) => command.render_help().to_string(),
             None => {
                 return Err(Failure::usage(format!(
-                    "no help on \"{}\"; topics are run, doctor, help and options",
+                    "no help on \"{}\"; topics are run, doctor, symbolize, help and options",
                     topic.escape_debug()
                 )));
             }

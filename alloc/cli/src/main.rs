@@ -4,11 +4,13 @@
 //!   one child (`measure`) per cell, because a service is chosen once per process.
 //! - **run**: a program with `librefpage.so` preloaded; this process becomes that program.
 //! - **doctor**: which services this machine allows, and how to get a better one.
+//! - **symbolize**: names the calls in reports of misuse.
 //!
 //! ```text
 //!   main ─▶ demo ─▶ child ─▶ [process] measure ─▶ the allocator under REFPAGE_MEASURE
 //!        ─▶ run ─▶ flags, program ─▶ exec
 //!        ─▶ doctor ─▶ advice ─▶ machine ─▶ probe
+//!        ─▶ symbolize ─▶ program
 //!        ─▶ help
 //! ```
 
@@ -25,6 +27,7 @@ mod probe;
 mod program;
 mod report;
 mod run;
+mod symbolize;
 
 use clap::{Parser, Subcommand};
 use failure::{EXIT_STATUS, Failure};
@@ -55,6 +58,7 @@ struct Arguments {
 enum Command {
     Run(run::Arguments),
     Doctor(doctor::Arguments),
+    Symbolize(symbolize::Arguments),
     Help(help::Arguments),
     #[command(hide = true)]
     Measure(measure::Arguments),
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
             None => demo::demonstrate(),
             Some(Command::Run(arguments)) => run::run(&arguments).map(|never| match never {}),
             Some(Command::Doctor(arguments)) => doctor::examine(&arguments),
+            Some(Command::Symbolize(arguments)) => symbolize::symbolize(&arguments),
             Some(Command::Help(arguments)) => help::explain(&arguments),
             Some(Command::Measure(arguments)) => measure::measure(&arguments),
         },

@@ -7,7 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// `p_type` of the program header that names the dynamic loader.
+/// `p_type` of the program headers that say what is mapped, and that name the dynamic loader.
+const PT_LOAD: u32 = 1;
 const PT_INTERP: u32 = 3;
 /// The file header's size in a 64-bit ELF file.
 const HEADER: usize = 64;
@@ -63,33 +64,58 @@ enum Linkage {
 
 impl Linkage {
     fn of(file: &File) -> Self {
-        let mut header = [0; HEADER];
-        let native = if cfg!(target_endian = "little") { 1 } else { 2 };
-        if file.read_exact_at(&mut header, 0).is_err()
-            || header[..4] != *b"\x7fELF"
-            || header[5] != native
-        {
-            return Self::Unknown;
-        }
-        if header[4] != 2 {
-            return Self::OtherWordSize;
-        }
-        let half = |at: usize| u64::from(u16::from_ne_bytes([header[at], header[at + 1]]));
-        // e_phoff, e_phentsize and e_phnum of Elf64_Ehdr.
-        let table = u64::from_ne_bytes(header[32..40].try_into().unwrap_or_default());
-        let (entry_size, entries) = (half(54), half(56));
-        for entry in 0..entries {
-            let mut kind = [0; 4];
-            let at = table.saturating_add(entry * entry_size);
-            if file.read_exact_at(&mut kind, at).is_err() {
-                return Self::Unknown;
+        match segments(file) {
+            Err(why) => why,
+            Ok(segments) if segments.iter().any(|segment| segment.kind == PT_INTERP) => {
+                Self::Dynamic
             }
-            if u32::from_ne_bytes(kind) == PT_INTERP {
-                return Self::Dynamic;
-            }
+            Ok(_) => Self::Static,
         }
-        Self::Static
     }
+}
+
+/// What a file's first byte would have for an address, as the file itself counts them: 0 unless it is to lie at a
+/// certain place. `None` if it is no such file.
+pub fn own_base(file: &File) -> Option<u64> {
+    let segments = segments(file).ok()?;
+    let first = segments.iter().find(|segment| segment.kind == PT_LOAD)?;
+    first.address.checked_sub(first.offset)
+}
+
+/// What a program header says.
+struct Segment {
+    kind: u32,
+    offset: u64,
+    address: u64,
+}
+
+/// The program headers of a 64-bit ELF file, or what it is instead.
+fn segments(file: &File) -> Result<Vec<Segment>, Linkage> {
+    let mut header = [0; HEADER];
+    let native = if cfg!(target_endian = "little") { 1 } else { 2 };
+    if file.read_exact_at(&mut header, 0).is_err()
+        || header[..4] != *b"\x7fELF"
+        || header[5] != native
+    {
+        return Err(Linkage::Unknown);
+    }
+    if header[4] != 2 {
+        return Err(Linkage::OtherWordSize);
+    }
+    let half = |at: usize| u64::from(u16::from_ne_bytes([header[at], header[at + 1]]));
+    // e_phoff, e_phentsize and e_phnum of Elf64_Ehdr.
+    let table = u64::from_ne_bytes(header[32..40].try_into().unwrap_or_default());
+    let (entry_size, entries) = (half(54), half(56));
+    let segment = |entry| {
+        // p_type, p_flags, p_offset and p_vaddr of Elf64_Phdr.
+        let mut start = [0; 24];
+        let at = table.saturating_add(entry * entry_size);
+        file.read_exact_at(&mut start, at).map_err(|_| Linkage::Unknown)?;
+        let word = |at: usize| u64::from_ne_bytes(start[at..at + 8].try_into().unwrap_or_default());
+        let kind = u32::from_ne_bytes(start[..4].try_into().unwrap_or_default());
+        Ok(Segment { kind, offset: word(8), address: word(16) })
+    };
+    (0..entries).map(segment).collect()
 }
 
 #[cfg(test)]
@@ -134,6 +160,18 @@ mod tests {
         let mut bytes = elf(&[1]);
         bytes[4] = 1;
         assert_eq!(Linkage::of(&file_of(&bytes)), Linkage::OtherWordSize);
+    }
+
+    #[test]
+    fn a_file_for_a_certain_place_counts_from_there() {
+        let mut bytes = elf(&[6, 1, 1]);
+        for (segment, offset, address) in [(1, 0u64, 0x40_0000u64), (2, 0x1000, 0x40_3000)] {
+            let at = HEADER + segment * 56;
+            bytes[at + 8..at + 16].copy_from_slice(&offset.to_ne_bytes());
+            bytes[at + 16..at + 24].copy_from_slice(&address.to_ne_bytes());
+        }
+        assert_eq!(own_base(&file_of(&bytes)), Some(0x40_0000));
+        assert_eq!(own_base(&file_of(b"#!/bin/sh\n")), None);
     }
 
     #[test]

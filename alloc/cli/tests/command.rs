@@ -48,7 +48,7 @@ fn run_has_a_flag_for_every_option() {
 #[test]
 fn help_names_every_command_but_the_hidden_one() {
     let text = stdout(&refpage(&["help"]));
-    for command in ["run", "doctor", "help"] {
+    for command in ["run", "doctor", "symbolize", "help"] {
         assert!(text.contains(&format!("  {command} ")), "{command}");
     }
     assert!(!text.contains("measure"));

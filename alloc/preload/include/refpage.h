@@ -130,6 +130,53 @@ REFPAGE_API size_t refpage_stats(struct refpage_stats *out, size_t size);
 /* What is counted in fall_backs[index]: a constant string; NULL for places that nothing is counted in. */
 REFPAGE_API const char *refpage_cause_name(size_t index);
 
+/* What an address belongs to. */
+enum refpage_state {
+    /* Heap memory that belongs to no allocation that is known. */
+    REFPAGE_UNKNOWN = 0,
+    /* An allocation. */
+    REFPAGE_LIVE = 1,
+    /* One that was freed. */
+    REFPAGE_FREED = 2,
+    /* One that was freed, whose addresses are kept out of use. */
+    REFPAGE_QUARANTINED = 3,
+    /* Nothing, beside an allocation. */
+    REFPAGE_GAP = 4
+};
+
+/* How the allocation was made. */
+enum refpage_sort {
+    /* There is none. */
+    REFPAGE_NONE = 0,
+    /* A block of a size class: its size is that of the class. */
+    REFPAGE_SMALL = 1,
+    /* Pages of its own. */
+    REFPAGE_LARGE = 2,
+    /* Pages of its own, though it is small: it was sampled, or needs an alignment that no class has. */
+    REFPAGE_SAMPLED = 3
+};
+
+/* What an address is to the heap. Later versions add fields at the end. */
+struct refpage_description {
+    /* An enum refpage_state, and an enum refpage_sort. */
+    uint32_t state;
+    uint32_t sort;
+    /* The first byte of the allocation, or of the one that the address is beside; the address itself if nothing is
+     * known. */
+    uint64_t start;
+    /* Its bytes; 0 if nothing is known. */
+    uint64_t size;
+    /* Bytes from its first one to the address: negative before it. */
+    int64_t offset;
+    /* Milliseconds since it was allocated, or freed if it was; UINT64_MAX if that is not known, as of small blocks. */
+    uint64_t age_ms;
+};
+
+/* Fills in the first size bytes of *out, as refpage_stats does, with what any address is to the heap, and returns 1.
+ * Returns 0, and stores nothing, if it is not an address of the heap. Nothing is locked: what is told is of one moment,
+ * which is over if other threads allocate or free there. */
+REFPAGE_API int refpage_describe(const void *pointer, struct refpage_description *out, size_t size);
+
 /* Writes the block of statistics that stats=1 prints at exit to the file descriptor fd. */
 REFPAGE_API void refpage_stats_print(int fd);
 

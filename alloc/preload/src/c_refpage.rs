@@ -5,7 +5,7 @@ use core::fmt::{self, Write};
 use core::ptr;
 
 use refpage_alloc::options::Pattern;
-use refpage_alloc::{Cause, Stats};
+use refpage_alloc::{Cause, Description, Stats};
 
 /// The version of this library, "major.minor.patch": a constant.
 #[unsafe(no_mangle)]
@@ -88,16 +88,65 @@ impl Write for CText {
 /// `out` is valid for writing `size` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn refpage_stats(out: *mut c_void, size: usize) -> usize {
-    let stats = refpage_alloc::stats();
-    let known = size_of::<Stats>();
-    let copied = size.min(known);
+    // SAFETY: the caller's promise.
+    unsafe { give(&refpage_alloc::stats(), out, size) };
+    size_of::<Stats>()
+}
+
+/// Writes the first `size` bytes of a struct of C's, and zeros for what this version does not know of it.
+///
+/// # Safety
+/// `out` is valid for writing `size` bytes.
+unsafe fn give<T>(known: &T, out: *mut c_void, size: usize) {
+    let copied = size.min(size_of::<T>());
     let out: *mut u8 = out.cast();
-    // SAFETY: `copied` bytes of `stats` and, by the caller's contract, `size` of `out`; a local cannot overlap.
+    // SAFETY: `copied` bytes of `known` and, by the caller's contract, `size` of `out`; what is ours cannot overlap.
     unsafe {
-        out.copy_from_nonoverlapping((&raw const stats).cast(), copied);
+        out.copy_from_nonoverlapping(core::ptr::from_ref(known).cast(), copied);
         out.add(copied).write_bytes(0, size - copied);
     }
-    known
+}
+
+/// A `struct refpage_description`.
+#[repr(C)]
+struct CDescription {
+    state: u32,
+    sort: u32,
+    start: u64,
+    size: u64,
+    offset: i64,
+    age_ms: u64,
+}
+
+impl From<Description> for CDescription {
+    fn from(description: Description) -> Self {
+        let Description { state, sort, start, size, offset, age_ms } = description;
+        Self {
+            state: state as u32,
+            sort: sort as u32,
+            start: start as u64,
+            size: size as u64,
+            offset,
+            age_ms: age_ms.unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// Fills in the first `size` bytes of a `struct refpage_description` with what the pointer is to, as [`refpage_stats`]
+/// does, and returns 1; 0, and nothing is stored, if it is not to the heap.
+///
+/// # Safety
+/// `out` is valid for writing `size` bytes. The pointer may be any.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn refpage_describe(
+    pointer: *const c_void,
+    out: *mut c_void,
+    size: usize,
+) -> c_int {
+    let Some(description) = refpage_alloc::describe(pointer) else { return 0 };
+    // SAFETY: the caller's promise.
+    unsafe { give(&CDescription::from(description), out, size) };
+    1
 }
 
 /// What is counted in `fall_backs[index]`: a constant; null beyond the last.

@@ -5,7 +5,7 @@ mod common;
 
 use std::process::Command;
 
-use common::{DEFAULT, c_program, confine, is_served, preload, run, serve, service_taken};
+use common::{DEFAULT, MORE, c_program, confine, is_served, preload, run, serve, service_taken};
 
 /// The option that asks for what is taken anyway: asked for, even a lesser service is no matter for a line on stderr.
 fn best_service() -> Option<String> {
@@ -23,10 +23,12 @@ fn misuse(behaviour: &str, verdict: &str) {
     let outcome = run(preload(Command::new(&program).arg(behaviour), &options));
     outcome.expect_signal(libc::SIGABRT);
     let pointer = outcome.stdout_text().trim().to_owned();
-    let lines: Vec<_> = outcome.stderr.lines().collect();
-    assert_eq!(lines.len(), 1, "one line: {}", outcome.stderr);
-    let line = lines[0];
+    // The first one says what it was; others, what is known of it.
+    let mut lines = outcome.stderr.lines();
+    let line = lines.next().expect("a line");
     assert!(line.starts_with("refpage: "), "{line}");
+    assert!(lines.clone().count() > 0, "by whom: {}", outcome.stderr);
+    assert!(lines.all(|line| line.starts_with(MORE)), "{}", outcome.stderr);
     assert!(line.contains(verdict), "it was a {verdict}: {line}");
     assert!(line.contains(&pointer), "it was {pointer}: {line}");
 }
@@ -154,8 +156,10 @@ fn own_api_names_version_service_and_pattern() {
 #[test]
 fn the_header_names_every_counter_in_its_place() {
     let header = include_str!("../include/refpage.h");
+    let (_, header_from) = header.split_once("struct refpage_stats {").expect("the struct");
+    let (fields, _) = header_from.split_once("\n};").expect("its end");
     let fields =
-        header.lines().filter_map(|line| line.strip_prefix("    uint64_t ")?.strip_suffix(';'));
+        fields.lines().filter_map(|line| line.strip_prefix("    uint64_t ")?.strip_suffix(';'));
     let arrays = ["window_pages[REFPAGE_WINDOWS]", "fall_backs[REFPAGE_CAUSES]"];
     let stats = refpage_alloc::Stats::default();
     let single: Vec<_> = stats.entries().map(|(name, _)| name).collect();
@@ -224,6 +228,7 @@ fn exactly_the_intended_symbols_are_exported() {
         "realloc",
         "reallocarray",
         "refpage_cause_name",
+        "refpage_describe",
         "refpage_pattern",
         "refpage_pattern_word",
         "refpage_reason",

@@ -1,4 +1,4 @@
-//! One clear line on stderr, and the end of the process where there is no way on.
+//! One clear line on stderr, or a block of them, and the end of the process where there is no way on.
 
 use core::fmt::{self, Write};
 
@@ -21,27 +21,50 @@ pub struct Line<const N: usize = LINE> {
 
 impl<const N: usize> Default for Line<N> {
     fn default() -> Self {
-        Self { bytes: [0; N], len: 0 }
+        Self::new()
     }
 }
 
 impl<const N: usize> Line<N> {
+    /// Nothing was written so far; all of it is zeros.
+    pub const fn new() -> Self {
+        Self { bytes: [0; N], len: 0 }
+    }
+
     /// What was written so far.
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
+    }
+
+    /// Adds bytes that need not be text.
+    pub fn push(&mut self, bytes: &[u8]) {
+        let take = bytes.len().min(N - self.len);
+        if let (Some(to), Some(from)) =
+            (self.bytes.get_mut(self.len..self.len + take), bytes.get(..take))
+        {
+            to.copy_from_slice(from);
+            self.len += take;
+        }
+    }
+
+    /// Forgets what was written.
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// Has it end with a newline if it was cut, which is when it is full.
+    pub fn end_where_cut(&mut self) {
+        if self.len == N
+            && let Some(last) = self.bytes.last_mut()
+        {
+            *last = b'\n';
+        }
     }
 }
 
 impl<const N: usize> Write for Line<N> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = N - self.len;
-        let take = text.len().min(room);
-        if let (Some(to), Some(from)) =
-            (self.bytes.get_mut(self.len..self.len + take), text.as_bytes().get(..take))
-        {
-            to.copy_from_slice(from);
-            self.len += take;
-        }
+        self.push(text.as_bytes());
         Ok(())
     }
 }
@@ -50,10 +73,7 @@ impl<const N: usize> Write for Line<N> {
 fn line(message: fmt::Arguments<'_>) -> Line {
     let mut line = Line::default();
     let _ = writeln!(line, "refpage: {message}");
-    // Where it matters, the line is cut.
-    if let Some(last) = line.bytes.last_mut() {
-        *last = b'\n';
-    }
+    line.end_where_cut();
     line
 }
 
@@ -88,6 +108,29 @@ pub fn warn_on(stderr: BorrowedFd<'_>, message: fmt::Arguments<'_>) {
 /// Prints the line and ends the process with SIGABRT.
 pub fn die(message: fmt::Arguments<'_>) -> ! {
     warn(message);
+    abort()
+}
+
+/// Prints a block of lines on the program's stderr, in one write.
+pub fn tell(block: &[u8]) {
+    // SAFETY: as in `warn`.
+    let _ = write_all(unsafe { BorrowedFd::borrow_raw(2) }, block);
+}
+
+/// As [`tell`], from whoever [dies without stderr](die_without_stderr).
+pub fn tell_without_stderr(block: &[u8]) {
+    match stderr_of_the_program() {
+        Ok(fd) => {
+            // As in `warn_on`.
+            let _ = write_all(fd.as_fd(), block);
+        }
+        Err(_) => tell(block),
+    }
+}
+
+/// Prints a block of lines and ends the process with SIGABRT.
+pub fn die_telling(block: &[u8]) -> ! {
+    tell(block);
     abort()
 }
 

@@ -7,11 +7,13 @@
 //! of its own, and CLONE_FS, so that the program may still `setns` and `unshare`. Its thread pointer
 //! is its own, too: any thread of the program may start it, and end long before it.
 
-use core::ffi::{c_int, c_void};
+use core::ffi::{CStr, c_int, c_void};
+use core::fmt::Write;
 
 use rustix::io::{Errno, Result};
 
 use super::descriptor::Descriptor;
+use super::report::Line;
 use super::vm;
 
 /// The handler's frames are shallow; the guard page below turns a surprise into a crash.
@@ -132,6 +134,16 @@ pub fn count() -> Option<usize> {
     // The directory, its parent's name for it, and an entry for each thread: `proc_task_getattr`.
     let tasks = rustix::fs::stat(c"/proc/self/task").ok()?;
     (tasks.st_nlink as usize).checked_sub(2)
+}
+
+/// What a thread of this process is called, without a newline: how many bytes. None if there is no such thread,
+/// or no /proc.
+pub fn name(thread: u32, name: &mut [u8; 16]) -> Option<usize> {
+    let mut path = Line::<48>::new();
+    let _ = write!(path, "/proc/self/task/{thread}/comm\0");
+    let path = CStr::from_bytes_with_nul(path.as_bytes()).ok()?;
+    let read = Descriptor::read_from(path, name).ok()?;
+    Some(name.get(..read)?.iter().position(|&byte| byte == b'\n').unwrap_or(read))
 }
 
 /// If the calling thread is the only one of its process that has not ended, but for the first one, which

@@ -50,6 +50,32 @@ static void statistics(void) {
     CHECK(refpage_reason(NULL, 0) == length);
 }
 
+static void descriptions(void) {
+    struct {
+        struct refpage_description known;
+        uint64_t later;
+    } told;
+    char *block = need(malloc(3 * MIB)), *small = need(malloc(100));
+    memset(&told, 0xff, sizeof told);
+    CHECK(refpage_describe(block + 5, &told.known, sizeof told) == 1);
+    CHECK(told.known.state == REFPAGE_LIVE && told.known.sort == REFPAGE_LARGE);
+    CHECK(told.known.start == (uintptr_t)block && told.known.size == 3 * MIB && told.known.offset == 5);
+    CHECK(told.known.age_ms < 60000 && told.later == 0);
+    CHECK(refpage_describe(small + 5, &told.known, sizeof told.known) == 1);
+    CHECK(told.known.state == REFPAGE_LIVE && told.known.sort == REFPAGE_SMALL);
+    CHECK(told.known.start == (uintptr_t)small && told.known.size >= 100 && told.known.offset == 5);
+    CHECK(told.known.age_ms == UINT64_MAX);
+    /* A program that knows less gets no more. */
+    memset(&told, 0xff, sizeof told);
+    CHECK(refpage_describe(block, &told.known, sizeof told.known.state) == 1);
+    CHECK(told.known.state == REFPAGE_LIVE && told.known.sort == UINT32_MAX);
+    CHECK(refpage_describe(&told, &told.known, sizeof told.known) == 0);
+    CHECK(refpage_describe(NULL, &told.known, sizeof told.known) == 0);
+    CHECK(told.known.sort == UINT32_MAX);
+    free(block);
+    free(small);
+}
+
 int main(void) {
     if (!refpage_version) {
         puts("not served by refpage");
@@ -60,6 +86,7 @@ int main(void) {
     printf("%s %s %d %d %#" PRIx64 "\n", refpage_version(), refpage_service(), refpage_pattern(), known, word);
     fflush(stdout);
     statistics();
+    descriptions();
     refpage_stats_print(1);
     malloc_stats();
     return 0;

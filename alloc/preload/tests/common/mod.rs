@@ -226,6 +226,9 @@ pub fn undivided() -> &'static [&'static str] {
     if has_tags("") { &[] } else { &["cow"] }
 }
 
+/// What the lines of a report begin with that follow its first.
+pub const MORE: &str = "refpage:   ";
+
 /// How a subprocess ended and what it wrote.
 #[derive(Debug)]
 pub struct Outcome {
@@ -266,9 +269,10 @@ impl Outcome {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 
-    /// What the library, not the program, had to say.
+    /// What the library, not the program, had to say: of each report the first line.
     pub fn refpage_lines(&self) -> Vec<&str> {
-        self.stderr.lines().filter(|line| line.starts_with("refpage: ")).collect()
+        let first = |line: &&str| line.starts_with("refpage: ") && !line.starts_with(MORE);
+        self.stderr.lines().filter(first).collect()
     }
 }
 
