@@ -117,8 +117,8 @@ pub struct RunCache {
 }
 
 impl RunCache {
-    /// Nothing cached; all of the map's slots are free. Slot 0 stays out of use, so that no block
-    /// begins where the Region does.
+    /// Nothing cached; all of the map's slots are free. The first one of each part stays out of use, so that
+    /// no block begins where the Region does, and there is room for a guard.
     pub fn new(map: &PageMap, region: &Region, options: &Options) -> Self {
         let zero_from = map.slot_of(region.content_part().count);
         Self {
@@ -129,7 +129,7 @@ impl RunCache {
                 } else {
                     Extents::new(map, 1, zero_from)
                 }),
-                Mutex::new(Extents::new(map, zero_from, map.slots())),
+                Mutex::new(Extents::new(map, (zero_from + 1).min(map.slots()), map.slots())),
             ],
             arenas: Arenas::new(),
             guards: Guards::new(options),

@@ -29,15 +29,15 @@ const PURSE: i64 = 20_000_000;
 const FEW_BYTES: usize = 64 << 10;
 const BYTES_SHARE: usize = 100;
 
-/// Where page tables are not given back: slots that may be there in any case; there may be one besides for
-/// each page in memory, which its tables take less than a hundredth of.
+/// Slots whose page tables are not given back, or have markers, that may be there in any case; there may be
+/// one besides for each page in memory, which its tables take less than a hundredth of.
 const FEW_SLOTS: usize = (256 << 20) / SLOT;
 
 /// Runs that leave at most for one that enters.
 const EACH: usize = 4;
 
 /// Pages of a run that are marked at most, where they have to be: half of them at either end.
-const MARKED: usize = 4096;
+const MARKED: usize = 1 << 16;
 
 /// What is in quarantine.
 #[derive(Debug)]
@@ -45,6 +45,8 @@ pub struct Quarantine {
     list: List,
     runs: usize,
     slots: usize,
+    /// Those whose page tables stay.
+    tabled: usize,
     /// Bytes that their records take.
     bytes: usize,
     /// Slots that may be there.
@@ -70,6 +72,7 @@ impl Quarantine {
             list: List::EMPTY,
             runs: 0,
             slots: 0,
+            tabled: 0,
             bytes: 0,
             budget,
             share: options.quarantine_share,
@@ -118,7 +121,14 @@ impl Quarantine {
         self.slots += slots;
         self.bytes += record_bytes(slots);
         run.set_kind(Kind::Quarantined);
-        drop_tables(memory, head);
+        let tabled = !gives_tables_back(memory, head);
+        // Its guards are all of it now.
+        run.guard.store(tabled.into(), Relaxed);
+        if tabled {
+            self.tabled += slots;
+        } else {
+            drop_tables(memory, head);
+        }
     }
 
     /// The run that has been there longest.
@@ -130,6 +140,9 @@ impl Quarantine {
         self.runs -= 1;
         self.slots -= slots;
         self.bytes -= record_bytes(slots);
+        if run.guard.swap(0, Relaxed) > 0 {
+            self.tabled -= slots;
+        }
         run.set_kind(Kind::Moving);
         Some(head)
     }
@@ -245,13 +258,15 @@ fn seal(memory: Memory<'_>, head: usize) {
     }
 }
 
+/// Whether the page tables of the run at `head` can be given back.
+fn gives_tables_back(memory: Memory<'_>, head: usize) -> bool {
+    memory.engine.gives_tables_back() && memory.engine.refuses_at(memory.pages(head).first)
+}
+
 /// Gives the page tables back that lie under the run at `head`, and under others in quarantine beside it: under
 /// their lock, so that none of them leaves.
 fn drop_tables(memory: Memory<'_>, head: usize) {
     let (engine, map) = (memory.engine, memory.map);
-    if !engine.gives_tables_back() || !engine.refuses_at(memory.pages(head).first) {
-        return;
-    }
     let block = map.slot_of(engine.pages_per_block());
     let end = head + map.run(head).slots.load(Relaxed) as usize;
     let (before, behind) = (head / block * block, end.next_multiple_of(block));

@@ -105,7 +105,7 @@ pub fn start(options: &Options) -> Tags {
 
 /// The pointer to the run at `head`.
 pub fn pointer(memory: Memory<'_>, head: usize) -> *mut u8 {
-    tagged(memory.map.address(head), memory.map.run(head).window.tag())
+    tagged(memory.start(head), memory.map.run(head).window.tag())
 }
 
 fn tagged(address: *mut u8, tag: Tag) -> *mut u8 {
