@@ -15,7 +15,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use refpage::sys::uffd::Fault;
 use refpage::sys::vm;
-use refpage::{Fresh, Pages};
+use refpage::{Fresh, Pages, Pattern};
 
 use crate::cache::Memory;
 use crate::classes::GRANULE;
@@ -124,8 +124,8 @@ pub fn forget(memory: Memory<'_>, head: usize) {
     }
 }
 
-/// Guards the run at `head`, in hand, behind its first `used` pages: exactly there, or where there is one
-/// already further behind.
+/// Guards the run at `head`, in hand, behind its first `used` pages, which the others hold the content of:
+/// exactly there, or where there is a guard already further behind.
 pub fn place(memory: Memory<'_>, head: usize, used: usize, placement: Placement) {
     if !memory.cache.guards.any() {
         return;
@@ -171,28 +171,31 @@ fn close(memory: Memory<'_>, run: &Run, pages: Pages) {
 }
 
 /// Ends the process if anything was written beside the allocation that the run at `head` was, in the first
-/// or last of its pages: only what is known to hold the content tells.
+/// or last of its pages. Both hold the content there, or one of them zeros, if calloc had them.
 pub fn check_edges(memory: Memory<'_>, head: usize) {
-    let run = memory.map.run(head);
-    let Some(pattern) = memory.engine.content().pattern() else { return };
-    if !memory.cache.guards.any() || run.holds() == Fresh::Zero || memory.engine.has_tags() {
+    let Some(content) = memory.engine.content().pattern() else { return };
+    if !memory.cache.guards.any() || memory.engine.has_tags() {
         return;
     }
+    let run = memory.map.run(head);
     let (start, size) = (memory.start(head) as usize, run.size.load(Relaxed));
     let used = memory.used(head);
     let region = memory.engine.region();
     let (first, end) = (region.address(used.first) as usize, region.address(used.end()) as usize);
     for (from, to, page) in [(first, start, used.first), (start + size, end, used.end() - 1)] {
-        if from < to && region.present().get(page) {
-            // SAFETY: bytes of a page that is present, initialised with the content, and of a run in hand.
-            let bytes = unsafe { core::slice::from_raw_parts(from as *const u8, to - from) };
-            if let Some(at) = pattern.find_other(bytes) {
-                misuse::written_beside(
-                    start as *const u8,
-                    size,
-                    (from + at) as isize - start as isize,
-                );
-            }
+        if from == to || !region.present().get(page) {
+            continue;
+        }
+        // SAFETY: bytes of a page that is present, initialised, and of a run in hand.
+        let bytes = unsafe { core::slice::from_raw_parts(from as *const u8, to - from) };
+        let Some(at) = content.find_other(bytes) else { continue };
+        let zeroed = match run.holds() {
+            Fresh::Zero => Pattern::ZERO.find_other(bytes),
+            Fresh::Content => Some(at),
+        };
+        if let Some(at) = zeroed {
+            let byte = (from + at) as isize - start as isize;
+            misuse::written_beside(start as *const u8, size, byte);
         }
     }
 }

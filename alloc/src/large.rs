@@ -423,7 +423,9 @@ impl Large {
         let kept = region.pages_of(base, new.min(old));
         let asked = memory.used(head);
         run.window.resize(if memory.cache.guards.any() { asked } else { memory.pages(head) }.count);
-        guards::place(memory, head, asked.count, Placement::Left);
+        if new >= old {
+            guards::place(memory, head, asked.count, Placement::Right);
+        }
         let zero = run.window.zero_pages();
         // A run that grows holds the content behind its old end, except where a page came as
         // zeros; one that shrinks holds what the program left there.
@@ -440,6 +442,8 @@ impl Large {
             if tail.count > kept.count {
                 give_up(memory, run, tail);
             }
+            // What a guard takes the place of holds the content now.
+            guards::place(memory, head, asked.count, Placement::Right);
         } else {
             let added = Pages::span(kept.end(), region.pages_of(base, new).end());
             if run.zeros.swap(false, Relaxed) {

@@ -12,6 +12,7 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
+use refpage::Service;
 use refpage::sys::vm;
 
 use crate::books::part_of;
@@ -106,11 +107,13 @@ impl Quarantine {
     /// Whether it is larger than it may be.
     fn is_over(&self, memory: Memory<'_>) -> bool {
         let present = memory.engine.region().present().total();
+        // There each piece of the addresses is a mapping.
+        let more = if memory.engine.service() == Service::Cow { present / 16 } else { present };
         let held = present << memory.engine.region().page_shift();
         let limited = self.share < 100;
         self.slots > self.budget
             || (limited && self.bytes > FEW_BYTES + held / BYTES_SHARE)
-            || (limited && !memory.engine.gives_tables_back() && self.slots > FEW_SLOTS + present)
+            || (limited && self.tabled > FEW_SLOTS + more)
     }
 
     fn enter(&mut self, memory: Memory<'_>, head: usize) {

@@ -107,7 +107,7 @@ pub fn of_fault(heap: &Heap, fault: Fault) {
 
 /// Tells about an access of this thread's that has hit a marker, unless it was told about before.
 pub fn of_trap(heap: &Heap, address: usize, writes: Option<bool>) {
-    of_access(heap, Access { address, writes, thread: this_thread() }, report::tell);
+    of_access(heap, Access { address, writes, thread: thread::own_number() }, report::tell);
 }
 
 fn of_access(heap: &Heap, access: Access, tell: impl FnOnce(&[u8])) {
@@ -128,7 +128,7 @@ pub fn of_tag(heap: &Heap, line: fmt::Arguments<'_>, whose: Option<usize>) {
     with_text(0, report::tell, |text| {
         let _ = writeln!(text, "refpage: {line}");
         let found = whose.map(|address| Found::at(heap, address));
-        write_more(text, heap, this_thread(), found.as_ref());
+        write_more(text, heap, thread::own_number(), found.as_ref());
     });
 }
 
@@ -144,14 +144,10 @@ pub fn die_of(line: fmt::Arguments<'_>, address: usize) -> ! {
     if let Some(heap) = start::try_heap() {
         let inside = heap.engine.region().contains(address);
         let found = inside.then(|| Found::at(heap, address));
-        write_more(text, heap, this_thread(), found.as_ref());
+        write_more(text, heap, thread::own_number(), found.as_ref());
     }
     text.end_where_cut();
     report::die_telling(text.as_bytes())
-}
-
-fn this_thread() -> u32 {
-    rustix::thread::gettid().as_raw_nonzero().get() as u32
 }
 
 fn with_text(what: u64, tell: impl FnOnce(&[u8]), write: impl FnOnce(&mut Text)) {

@@ -17,7 +17,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize};
 
 use refpage::Cause;
 use refpage::sys::report::warn;
-use refpage::sys::{errno, maps, vm};
+use refpage::sys::{errno, maps, thread, vm};
 
 use crate::cache::Memory;
 use crate::options::Options;
@@ -144,8 +144,8 @@ fn capture(memory: Memory<'_>) -> u32 {
     let mut walk = Walk { frames: [0; FRAMES], count: 0, seen: 0 };
     // SAFETY: the callback gets what is passed here, for as long as this runs.
     unsafe { _Unwind_Backtrace(on_frame, (&raw mut walk).cast()) };
-    let thread = rustix::thread::gettid().as_raw_nonzero().get() as u32;
-    let index = keep(thread, walk.frames.get(..walk.count).unwrap_or_default());
+    let owner = thread::own_number();
+    let index = keep(owner, walk.frames.get(..walk.count).unwrap_or_default());
     if index == LOST {
         memory.engine.note(Cause::TraceLost);
     }

@@ -61,8 +61,18 @@ impl Pattern {
 
     /// The index of the first of `bytes` that is not what the pattern has at its address.
     pub fn find_other(self, bytes: &[u8]) -> Option<usize> {
-        let start = bytes.as_ptr().addr();
-        (start..).zip(bytes).position(|(address, &byte)| byte != self.byte_at(address))
+        let first = |bytes: &[u8]| {
+            let start = bytes.as_ptr().addr();
+            (start..).zip(bytes).position(|(address, &byte)| byte != self.byte_at(address))
+        };
+        // SAFETY: any bytes are a word.
+        let (head, words, tail) = unsafe { bytes.align_to::<u64>() };
+        // Without a branch, so that it is done many words at a time.
+        let others = words.iter().fold(0, |others, &word| others | (word ^ self.0));
+        if others == 0 && first(head).is_none() && first(tail).is_none() {
+            return None;
+        }
+        first(bytes)
     }
 
     /// The eight bytes that memory holds from `address` on.

@@ -33,6 +33,9 @@ fn freed(behaviour: &str, service: &str, options: &str) -> Option<Outcome> {
 /// Room for a million of them: none is used again, and the first one of all still is what it was.
 fn all_are_kept(service: &str) {
     let Some(signals) = traps(service) else { return };
+    if service == "cow" {
+        return skipped("under cow, each piece of the addresses in use is a mapping");
+    }
     let options = "quarantine=256G:quarantine_share=100";
     let Some(outcome) = freed("all-kept", service, options) else { return };
     expect_one_of(&outcome, signals);

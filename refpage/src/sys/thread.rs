@@ -129,6 +129,11 @@ fn change_signals(how: c_int, set: u64) -> u64 {
     before
 }
 
+/// The calling thread's number.
+pub fn own_number() -> u32 {
+    rustix::thread::gettid().as_raw_nonzero().get() as u32
+}
+
 /// How many threads this process has, the handler included. None without /proc.
 pub fn count() -> Option<usize> {
     // The directory, its parent's name for it, and an entry for each thread: `proc_task_getattr`.

@@ -10,7 +10,7 @@
 #define FIRST_FEW 1000
 
 /* About what is kept of each that is in quarantine. */
-#define KEPT 300
+#define KEPT 400
 
 /* Far less than the page table of each, whose entries are 128 bytes and as many for what is between them. */
 #define KEPT_IN_TABLES 56
