@@ -68,6 +68,19 @@ pub struct Description {
 }
 
 /// What an address is to the heap; none if it is not the heap's. It is of one moment, which may be over.
+///
+/// ```
+/// use refpage_alloc::{RefPage, State, describe};
+///
+/// #[global_allocator]
+/// static ALLOCATOR: RefPage = RefPage::new();
+///
+/// let bytes = vec![1u8; 1 << 20];
+/// let it = describe(&bytes[5]).expect("an address of the heap");
+/// assert_eq!((it.state, it.size, it.offset), (State::Live, 1 << 20, 5));
+/// assert!(it.to_string().starts_with("byte 5 of a large allocation of 1048576 bytes at 0x"));
+/// assert_eq!(describe(&ALLOCATOR), None);
+/// ```
 pub fn describe<T>(pointer: *const T) -> Option<Description> {
     let heap = start::try_heap()?;
     let address = tags::address(pointer.cast());

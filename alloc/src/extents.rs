@@ -172,7 +172,7 @@ impl Extents {
         }
         let end = start + len;
         if first + slots < end {
-            self.insert(map, first + slots, end - (first + slots));
+            self.insert_rest(map, first + slots, end - (first + slots));
         }
         self.used += slots;
         map.run(first).slots.store(slots as u32, Relaxed);
@@ -197,7 +197,7 @@ impl Extents {
         self.remove(map, next);
         free.set_kind(Kind::None);
         if old + len > slots {
-            self.insert(map, head + slots, old + len - slots);
+            self.insert_rest(map, head + slots, old + len - slots);
         }
         self.used += slots - old;
         run.slots.store(slots as u32, Relaxed);
@@ -242,6 +242,12 @@ impl Extents {
             return self.bins.get(candidates.trailing_zeros() as usize)?.newest();
         }
         None
+    }
+
+    /// The end of an extent: what began there before the extent was one is not known any more.
+    fn insert_rest(&mut self, map: &PageMap, first: usize, slots: usize) {
+        map.run(first).freed.store(0, Relaxed);
+        self.insert(map, first, slots);
     }
 
     fn insert(&mut self, map: &PageMap, first: usize, slots: usize) {

@@ -14,7 +14,8 @@
 use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_void};
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicBool, Ordering::AcqRel};
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use refpage::sys::report::warn;
 use refpage::sys::vm::KeepErrno;
@@ -49,7 +50,7 @@ fn before(signal: c_int) -> *mut libc::sigaction {
 /// anywhere, a signal handler included.
 pub fn install() {
     static INSTALLED: AtomicBool = AtomicBool::new(false);
-    if INSTALLED.load(core::sync::atomic::Ordering::Relaxed) || INSTALLED.swap(true, AcqRel) {
+    if INSTALLED.load(Relaxed) || INSTALLED.swap(true, AcqRel) {
         return;
     }
     let _errno = KeepErrno::new();
@@ -63,7 +64,11 @@ pub fn install() {
             }
             let mut action = *before;
             action.sa_sigaction = on_fault as extern "C" fn(_, _, _) as usize;
-            action.sa_flags |= libc::SA_SIGINFO | libc::SA_ONSTACK;
+            action.sa_flags |= libc::SA_SIGINFO;
+            // Another stack may be too small for a handler that did not ask for one.
+            if is_unhandled(&*before) {
+                action.sa_flags |= libc::SA_ONSTACK;
+            }
             if tags::on() {
                 action.sa_flags |= SA_EXPOSE_TAGBITS;
             }
@@ -110,6 +115,10 @@ fn tell_of_a_marker(address: usize, writes: Option<bool>) {
     }
 }
 
+fn is_unhandled(action: &libc::sigaction) -> bool {
+    matches!(action.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN)
+}
+
 /// Goes on as the program would have without this handler.
 ///
 /// # Safety
@@ -117,7 +126,7 @@ fn tell_of_a_marker(address: usize, writes: Option<bool>) {
 unsafe fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: written before this handler was installed.
     let before = unsafe { &*before(signal) };
-    if matches!(before.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN) {
+    if is_unhandled(before) {
         // SAFETY: what was there before this handler was.
         unsafe { libc::sigaction(signal, before, core::ptr::null_mut()) };
         // The access is made again when this returns, and ends the process; if there is none to make again,
@@ -204,8 +213,7 @@ fn access(_: *const c_void) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use core::sync::atomic::Ordering::Relaxed;
-    use core::sync::atomic::{AtomicBool, AtomicUsize};
+    use core::sync::atomic::AtomicUsize;
     use refpage::sys::vm;
 
     use crate::heap;

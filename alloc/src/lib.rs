@@ -84,4 +84,6 @@ pub use fork::hook as hook_fork;
 pub use global::RefPage;
 pub use heap::stats;
 pub use refpage::Cause;
-pub use stats::{FALL_BACKS, Stats, pattern, print_stats, service_name, service_reason, tags_name};
+pub use stats::{
+    FALL_BACKS, Stats, guards, pattern, print_stats, service_name, service_reason, tags_name,
+};

@@ -18,7 +18,8 @@ pub fn bad_free(map: &PageMap, pointer: *const u8) -> ! {
     let die = |line: fmt::Arguments<'_>| -> ! { die_of(line, address) };
     let run = map.run(head);
     let offset = address.wrapping_sub(map.address(head) as usize);
-    let start = run.offset.load(Relaxed) as usize;
+    // From where a large allocation begins in its run.
+    let byte = offset.wrapping_sub(run.offset.load(Relaxed) as usize).cast_signed();
     match run.kind() {
         Kind::Span | Kind::EmptySpan | Kind::BareSpan => {
             let size = crate::classes::size(usize::from(run.class.load(Relaxed)));
@@ -30,15 +31,14 @@ pub fn bad_free(map: &PageMap, pointer: *const u8) -> ! {
                 offset % size
             ));
         }
-        Kind::Cached | Kind::Quarantined | Kind::Moving if offset == start => {
+        Kind::Cached | Kind::Moving | Kind::Quarantined if byte == 0 => {
             die(format_args!("double free of {pointer:p}, a large allocation"))
         }
         Kind::Large => die(format_args!(
-            "invalid free of {pointer:p}, byte {} of an allocation of {} bytes",
-            offset as isize - start as isize,
+            "invalid free of {pointer:p}, byte {byte} of an allocation of {} bytes",
             run.size.load(Relaxed)
         )),
-        Kind::Free | Kind::None if offset == start => {
+        Kind::Free | Kind::None if byte == 0 => {
             die(format_args!("double free of {pointer:p}, a large allocation given back"))
         }
         _ => not_a_block(pointer),

@@ -9,13 +9,13 @@ use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use mte::Tag;
 use refpage::Pages;
 use refpage::sys::lock::{Guard, Mutex};
-use refpage::sys::report::die;
 
 use crate::cache::{Memory, Waiting};
 use crate::classes;
 use crate::depot::{BATCHES, no_blocks};
 use crate::extents::List;
 use crate::page_map::{Kind, Run};
+use crate::report::die_of;
 use crate::tags;
 
 /// The share of what a class has readied so far that it readies ahead: a class that is hardly used
@@ -281,7 +281,8 @@ fn set_free(memory: Memory<'_>, head: usize, class: usize, index: usize, block: 
     if let Some(word) = bits.get(index / 64) {
         let old = word.load(Relaxed);
         if old >> (index % 64) & 1 == 1 {
-            die(format_args!("double free of {block:p}, by two threads at once"));
+            let line = format_args!("double free of {block:p}, by two threads at once");
+            die_of(line, tags::address(block));
         }
         word.store(old | 1 << (index % 64), Relaxed);
     }

@@ -156,6 +156,19 @@ pub fn service_reason<R>(tell: impl FnOnce(&dyn fmt::Display) -> R) -> R {
     }
 }
 
+/// How accesses beside large allocations and to freed ones are made to end: of malloc's, and of large ones of
+/// calloc's, which lie elsewhere. The heap is started if need be, and the fault handler, if there is to be one.
+pub fn guards() -> [&'static str; 2] {
+    let Some(heap) = start::started().filter(|heap| heap.cache.guards.any()) else {
+        return ["off"; 2];
+    };
+    start::wake_handler();
+    let region = heap.engine.region();
+    // The first slot of each part is out of use.
+    let zero = if region.zero_part().count > 0 { region.zero_part().first } else { 0 };
+    [0, zero].map(|page| heap.engine.guard_at(page).as_str())
+}
+
 /// How memory tags are checked, `sync`, `async` or `asymm`; `off` where memory is not tagged. The heap is
 /// started if need be.
 pub fn tags_name() -> &'static str {

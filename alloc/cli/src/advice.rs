@@ -197,7 +197,8 @@ mod tests {
 
     /// A machine on which everything works.
     fn machine() -> Machine {
-        let service = Service { name: "memset".into(), reason: "why not".into() };
+        let service =
+            Service { name: "memset".into(), reason: "why not".into(), ..Service::default() };
         Machine {
             memfd_sealing: Ok(()),
             overcommit: Some(0),

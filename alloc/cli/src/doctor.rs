@@ -31,7 +31,9 @@ pub fn examine(arguments: &Arguments) -> Result<(), Failure> {
     let service = match Job::empty(requested).run() {
         Ok(outcome) => outcome.measurement.service,
         // Under a limit that leaves not even that much room.
-        Err(Failure { line, .. }) => Service { name: "unknown".into(), reason: line },
+        Err(Failure { line, .. }) => {
+            Service { name: "unknown".into(), reason: line, ..Service::default() }
+        }
     };
     let machine = Machine::examine(service);
     let advice = advice(&machine, requested);
@@ -80,6 +82,7 @@ fn as_text(machine: &Machine, advice: &[Advice]) -> String {
     let mut page = Page::default();
     page.heading("Service");
     page.row("taken", &machine.service.to_string());
+    page.row("guards", &machine.service.guards);
 
     page.heading("Kernel");
     page.row("release", &format!("{} ({})", machine.kernel, machine.architecture));
@@ -317,6 +320,7 @@ fn as_json(machine: &Machine, advice: &[Advice]) -> Value {
     json!({
         "service": machine.service.name,
         "reason": machine.service.reason,
+        "guards": machine.service.guards,
         "kernel": machine.kernel,
         "architecture": machine.architecture,
         "os_page_bytes": machine.os_page,
@@ -365,7 +369,11 @@ mod tests {
     use super::*;
 
     fn machine() -> Machine {
-        Machine::examine(Service { name: "memset".into(), reason: "why not ".repeat(30) })
+        Machine::examine(Service {
+            name: "memset".into(),
+            reason: "why not ".repeat(30),
+            guards: "none".into(),
+        })
     }
 
     #[test]

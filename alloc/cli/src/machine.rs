@@ -54,13 +54,19 @@ pub struct Service {
     pub name: String,
     /// Why it is not a better one.
     pub reason: String,
+    /// How misuse of large allocations is made to end.
+    pub guards: String,
 }
 
 impl Service {
     /// The one that this process's own heap runs on.
     pub fn of_this_process() -> Self {
         let reason = refpage_alloc::service_reason(|reason| reason.to_string());
-        Self { name: refpage_alloc::service_name().to_owned(), reason }
+        let guards = match refpage_alloc::guards() {
+            [all, zeros] if all == zeros => all.to_owned(),
+            [all, zeros] => format!("{all}; large callocs: {zeros}"),
+        };
+        Self { name: refpage_alloc::service_name().to_owned(), reason, guards }
     }
 }
 

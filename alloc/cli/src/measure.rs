@@ -100,10 +100,10 @@ pub struct Measurement {
 impl Measurement {
     fn to_text(&self) -> String {
         let Self { elapsed_ns, check_cpu_ns, peak_rss_kib, checked_bytes, service } = self;
-        let Service { name, reason } = service;
+        let Service { name, reason, guards } = service;
         format!(
             "elapsed_ns {elapsed_ns}\ncheck_cpu_ns {check_cpu_ns}\npeak_rss_kib {peak_rss_kib}\n\
-             checked_bytes {checked_bytes}\nservice {name}\nreason {reason}\n"
+             checked_bytes {checked_bytes}\nservice {name}\nreason {reason}\nguards {guards}\n"
         )
     }
 
@@ -120,6 +120,7 @@ impl Measurement {
             service: Service {
                 name: field("service")?.to_owned(),
                 reason: field("reason")?.to_owned(),
+                guards: field("guards")?.to_owned(),
             },
         })
     }
@@ -333,7 +334,11 @@ mod tests {
             check_cpu_ns: 2,
             peak_rss_kib: 3,
             checked_bytes: 4,
-            service: Service { name: "memset".into(), reason: "why not".into() },
+            service: Service {
+                name: "memset".into(),
+                reason: "why not".into(),
+                guards: "none".into(),
+            },
         };
         assert_eq!(Measurement::from_text(&report.to_text()), Some(report));
         assert_eq!(Measurement::from_text("elapsed_ns 1\n"), None);

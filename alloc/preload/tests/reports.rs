@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 use common::{DEFAULT, MORE, Outcome, c_program, has_tags, is_served, run, serve, skipped};
@@ -168,6 +169,22 @@ fn described(service: &str) {
     }
 }
 
+/// Told once, by whoever is there to tell: the handler of faults or that of signals.
+fn guarded(behaviour: &str, service: &str) {
+    let Some(outcome) = report(behaviour, service, "") else { return };
+    if outcome.status.success() {
+        return skipped(format_args!("memory has no guards with {service} on this kernel"));
+    }
+    let signal = outcome.status.signal();
+    assert!(matches!(signal, Some(libc::SIGSEGV | libc::SIGBUS)), "{}", outcome.stderr);
+    let (lines, pointer) = lines(&outcome);
+    let verdict = " byte 1048576 of an allocation of 1048576 bytes, by ";
+    assert!(lines[0].starts_with("refpage: overflow: "), "{lines:?}");
+    assert!(lines[0].ends_with(&format!("{verdict}{pointer}")), "{lines:?}");
+}
+
 for_each_service! {
     addresses_are_described => described;
+    overflow_is_told_where_there_are_guards => |service| guarded("overflow", service);
+    of_calloc_too => |service| guarded("overread-of-calloc", service);
 }
