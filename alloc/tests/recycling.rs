@@ -198,7 +198,8 @@ fn since(before: &Stats) -> (u64, u64) {
 #[test]
 fn the_beginning_of_a_larger_run_is_recycled_and_the_rest_is_kept() {
     let _alone = alone();
-    // What is cached decays in 50 ms, and a machine can be slower: then nothing was there to be recycled.
+    // What is cached decays in 50 ms, and a machine can be slower: then nothing was there to be recycled. The guard
+    // takes the place of a page.
     let decayed = |stats: &Stats| stats.pages_pooled + stats.pages_purged;
     let (mut beginning, now, before) = (0..100)
         .find_map(|_| {
@@ -210,7 +211,7 @@ fn the_beginning_of_a_larger_run_is_recycled_and_the_rest_is_kept() {
             // A size that no other test frees.
             let beginning = Run::new((9 << 20) + 1);
             let now = heap::stats();
-            (decayed(&now) == decayed(&before)).then_some((beginning, now, before))
+            (decayed(&now) <= decayed(&before) + 1).then_some((beginning, now, before))
         })
         .expect("once in a hundred times this is faster than the decay");
     beginning.assert_pattern();

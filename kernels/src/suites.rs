@@ -18,9 +18,9 @@ const UNIT: &str = "unit";
 /// Real programs, which are in no guest; and the check that the C programs compile, which is run before.
 const LEFT_OUT: [&str; 2] = ["programs", COMPILE];
 /// What a quick run leaves out, by parts of names: tests that take an emulated processor minutes (the suite `process` forks
-/// too), and those that look at memory, at limits, at small blocks or at injected failures, which this machine's own kernel is
-/// as good for.
-pub const SLOW: [&str; 8] = [
+/// too), and those that look at memory, at limits, at small blocks, at injected failures or at many kinds of misuse, which
+/// this machine's own kernel is as good for.
+pub const SLOW: [&str; 14] = [
     "limits::",
     "vma::",
     "injected::",
@@ -29,6 +29,12 @@ pub const SLOW: [&str; 8] = [
     "forks::",
     "rights::",
     "small::",
+    "juliet::",
+    "quarantine::",
+    "calloc",
+    "aligned_allocation",
+    "_realloc_",
+    "sampled_small_allocations",
 ];
 /// The suites that need a guest to be set up for them.
 const SETTINGS: [(&str, Setting); 2] =

@@ -4,7 +4,8 @@
 mod common;
 
 use common::traps::{
-    GUARDED, RIGHT, SAMPLED, Touch, expect_lines, expect_no_trap, expect_one_of, touch, traps, with,
+    GUARDED, RIGHT, SAMPLED, Touch, expect_lines, expect_no_trap, expect_one_of, touch, traps,
+    traps_of, with,
 };
 use common::{is_quick, is_served};
 
@@ -19,7 +20,7 @@ const READ_AND_WRITE: [&str; 2] = ["read", "write"];
 /// A touch ends with a signal, and its line says exactly this of it.
 #[track_caller]
 fn ends(service: &str, options: &str, words: [&str; 5], verdict: &str) {
-    let Some(signals) = traps(service) else { return };
+    let Some(signals) = traps_of(service, words[0]) else { return };
     let options = with(service, options);
     expect_no_trap(&options, words);
     let Some((outcome, touch)) = touch(&options, words) else { return };
@@ -37,7 +38,7 @@ fn ends(service: &str, options: &str, words: [&str; 5], verdict: &str) {
 /// The same by reads and writes, of allocations of every size.
 #[track_caller]
 fn all_end(service: &str, options: &str, allocation: &str, places: &[&str], verdict: &str) {
-    if traps(service).is_none() {
+    if traps_of(service, allocation).is_none() {
         return;
     }
     for size in sizes() {
@@ -139,6 +140,13 @@ const ELSEWHERE: [([&str; 3], &str); 4] = [
     (["freed-calloc", "3145733", "middle"], "use after free"),
 ];
 
+/// Those that trap under a service.
+fn elsewhere_in(service: &str) -> impl Iterator<Item = ([&'static str; 3], &'static str)> {
+    let traps =
+        move |&([allocation, ..], _): &([&str; 3], &str)| traps_of(service, allocation).is_some();
+    ELSEWHERE.into_iter().filter(traps)
+}
+
 fn elsewhere(service: &str, place_of: &str) {
     for ([allocation, size, place], verdict) in ELSEWHERE {
         for access in READ_AND_WRITE {
@@ -165,7 +173,7 @@ fn system_calls(service: &str) {
     if traps(service).is_none() {
         return;
     }
-    for ([allocation, size, place], verdict) in ELSEWHERE {
+    for ([allocation, size, place], verdict) in elsewhere_in(service) {
         for (call, access) in [("read-call", "write"), ("write-call", "read")] {
             let options = with(service, GUARDED);
             let words = [allocation, size, place, call, "here"];
@@ -181,7 +189,7 @@ fn system_calls(service: &str) {
 
 fn handled(service: &str) {
     let Some(_) = traps(service) else { return };
-    for ([allocation, size, place], verdict) in ELSEWHERE {
+    for ([allocation, size, place], verdict) in elsewhere_in(service) {
         for access in READ_AND_WRITE {
             let options = with(service, GUARDED);
             let words = [allocation, size, place, access, "handled"];
@@ -198,7 +206,7 @@ fn handled(service: &str) {
 
 fn jumped(service: &str) {
     let Some(_) = traps(service) else { return };
-    for ([allocation, size, place], verdict) in ELSEWHERE {
+    for ([allocation, size, place], verdict) in elsewhere_in(service) {
         let options = with(service, GUARDED);
         let words = [allocation, size, place, "write", "jumped"];
         expect_no_trap(&options, words);

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use engine::sys::uffd::{Uffd, Way};
 
-use super::{Outcome, c_program, is_served, preload, run, skipped};
+use super::{Outcome, c_program, has_tags, is_served, preload, run, skipped};
 
 /// Guards, and every freed large allocation in quarantine.
 pub const GUARDED: &str = "guards=on:quarantine_share=100";
@@ -55,6 +55,10 @@ pub fn traps(service: &str) -> Option<&'static [i32]> {
     if !is_served(service) {
         return None;
     }
+    if has_tags("") {
+        skipped("memory has tags, which tell before a guard does: the suite `tags`");
+        return None;
+    }
     let Markers { anonymous, in_files, poison } = *MARKERS;
     let trapped = match service {
         "lazy" => true,
@@ -70,6 +74,16 @@ pub fn traps(service: &str) -> Option<&'static [i32]> {
     // Markers (Linux 6.13, in files 6.15) kill with SIGSEGV, and so does what is not mapped at all. Poison (6.6) kills
     // with SIGBUS, and is taken where there are no markers only.
     Some(if anonymous { &[libc::SIGSEGV] } else { &[libc::SIGSEGV, libc::SIGBUS] })
+}
+
+/// As [`traps`], for large allocations of calloc's: the fault handler is not asked for their pages.
+pub fn traps_of(service: &str, allocation: &str) -> Option<&'static [i32]> {
+    let Markers { anonymous, poison, .. } = *MARKERS;
+    if service == "lazy" && allocation.contains("calloc") && !anonymous && !poison {
+        skipped(format_args!("nothing traps in calloc's memory on this kernel: {:?}", *MARKERS));
+        return None;
+    }
+    traps(service)
 }
 
 /// `service` with some options beside.
