@@ -109,6 +109,8 @@ pub struct RunCache {
     pub arenas: Arenas,
     /// Which guards runs have.
     pub guards: Guards,
+    /// Whether what is cached is looked at before it is used again.
+    pub verifies: bool,
     pub(crate) quarantine: Mutex<Quarantine>,
     decay_ms: u64,
     last_purge: AtomicU64,
@@ -133,6 +135,7 @@ impl RunCache {
             ],
             arenas: Arenas::new(),
             guards: Guards::new(options),
+            verifies: options.verify,
             quarantine: Mutex::new(Quarantine::new(map, options)),
             decay_ms: u64::from(options.decay_ms),
             last_purge: AtomicU64::new(0),

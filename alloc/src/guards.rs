@@ -200,6 +200,28 @@ pub fn check_edges(memory: Memory<'_>, head: usize) {
     }
 }
 
+/// Ends the process if anything was written to the present pages of the run at `head`, which was free until
+/// now.
+pub fn check_free(memory: Memory<'_>, head: usize) {
+    let run = memory.map.run(head);
+    let pattern = match (memory.engine.content().pattern(), run.holds()) {
+        (None, _) => return,
+        (Some(_), Fresh::Zero) => Pattern::ZERO,
+        (Some(pattern), Fresh::Content) => pattern,
+    };
+    let region = memory.engine.region();
+    for stretch in region.present().stretches(memory.pages(head), true) {
+        let start = region.address(stretch.first);
+        // SAFETY: present pages, initialised, of a run in hand.
+        let bytes =
+            unsafe { core::slice::from_raw_parts(start, stretch.count << region.page_shift()) };
+        if let Some(at) = pattern.find_other(bytes) {
+            let byte = start as usize + at - memory.start(head) as usize;
+            misuse::written_when_free(memory.start(head), run.freed.load(Relaxed), byte);
+        }
+    }
+}
+
 /// Whether the fault handler is to refuse the page to who touched it; then it is told.
 pub fn refuses(heap: &Heap, page: usize, fault: Fault) -> bool {
     let refused = is_nobodys(heap.memory(), page);

@@ -92,6 +92,9 @@ impl Large {
                 None => return core::ptr::null_mut(),
             },
         };
+        if cached.is_some() && memory.cache.verifies {
+            guards::check_free(memory, head);
+        }
         if cached.is_none() {
             // What an older kernel could not drop, because it is locked in memory.
             memory.engine.convert(memory.pages(head), fresh);

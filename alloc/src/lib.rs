@@ -26,6 +26,9 @@
 //!   each class.
 //! - **Nested**: in a signal handler that interrupted its own thread inside the heap.
 //! - **Page map**: address → run → span → class, outside the memory it describes.
+//! - **Guard**: a page beside a large allocation that ends who touches it.
+//! - **Quarantine**: freed large runs without pages, whose addresses stay out of use; a run's **successor** has its pages.
+//! - **Sampled**: a small allocation that is served as a large one.
 //! - **Unseen pages**: those that the kernel itself puts in place when the program touches them,
 //!   for calloc and with the service `cow`. It is asked for them when their run is freed.
 //!
@@ -38,6 +41,7 @@
 //!                          └────▶ large ─────────────────────┘
 //!   refpage::Engine and page_map: under all of them;  options, start, stats, misuse: around them
 //!   tags, tag_faults: which memory tag a run or a block has, where there are any
+//!   guards, quarantine: which pages end who touches them; cache puts freed runs there
 //!   faults, report, describe, traces: what is told of misuse: what an address is, and how it came to be
 //!   predictor, unseen: what large knows of how runs are used, and of which pages they have
 //!   fork, missing: what a child needs, and when;  nested: what a signal handler may have

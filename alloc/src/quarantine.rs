@@ -23,7 +23,7 @@ use crate::options::{Options, ServiceChoice};
 use crate::page_map::{Kind, PageMap, Run, SLOT};
 
 /// Nanoseconds that may be saved up.
-const PURSE: i64 = 20_000_000;
+const PURSE: i64 = 5_000_000;
 
 /// Bytes that the records of runs in quarantine may take in any case, and the share of the memory in use
 /// that they may take besides. A record has an OS page to itself where runs are long.

@@ -149,7 +149,7 @@ pub static TABLE: [OptionSpec; 16] = [
         value: "WHETHER",
         accepts: "on or off, 1 or 0",
         default: "off",
-        help: "whether small blocks are looked at before they are handed out again: a write to one that was free ends the process with a line",
+        help: "whether what was free is looked at before it is handed out again: a write to it meanwhile ends the process with a line",
         set: |options, value| {
             options.verify = parse_switch(value)?;
             Some(())
