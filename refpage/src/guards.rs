@@ -54,6 +54,8 @@ pub(crate) struct Marked {
     /// Put there by a refusal: anywhere.
     refused: AtomicBool,
     poisoned: AtomicBool,
+    /// Made inaccessible, by a mapping of their own.
+    protected: AtomicBool,
 }
 
 impl Engine {
@@ -109,6 +111,7 @@ impl Engine {
         self.marked.refused.store(true, SeqCst);
         let pages = Pages { first: page, count: 1 };
         if self.mark(channel, pages) == Guard::None {
+            self.marked.protected.store(true, SeqCst);
             let (start, len) = self.range(pages);
             // SAFETY: a page that nobody has; who touches it all the same is to end.
             let protected =
@@ -148,6 +151,11 @@ impl Engine {
         let (start, len) = self.range(pages);
         // SAFETY: pages of the Region, which keep what they hold.
         let _ = unsafe { vm::remove_guards(start, len) };
+        if self.marked.protected.load(Relaxed) {
+            let access = MprotectFlags::READ | MprotectFlags::WRITE;
+            // SAFETY: as above; they become what the others are.
+            let _ = unsafe { vm::protect(start, len, access, self.region().tags()) };
+        }
         if self.marked.poisoned.load(Relaxed) {
             for missing in self.region().present().stretches(pages, false) {
                 let (start, len) = self.range(missing);
