@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use refpage::sys::lock::{Guard, Mutex};
 use refpage::sys::vm;
-use refpage::{Engine, Pages, Region, Service};
+use refpage::{Engine, Fresh, Pages, Region, Service};
 
 use crate::arena::Arenas;
 use crate::books::{Books, Part, Usage, WITH_PAGES, Wanted, part_of};
@@ -90,6 +90,14 @@ impl Memory<'_> {
         let offset = self.map.run(head).offset.load(Relaxed) as usize;
         // SAFETY: within the run's first page.
         unsafe { self.map.address(head).add(offset) }
+    }
+
+    /// Gives up pages of the run at `head`, in hand: to the pool only what holds the content.
+    pub fn give_up(&self, head: usize, pages: Pages) {
+        match self.map.run(head).holds() {
+            Fresh::Content => self.engine.release(pages),
+            Fresh::Zero => self.engine.drop_pages(pages),
+        }
     }
 
     /// The pages that hold its bytes.

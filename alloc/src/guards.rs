@@ -23,7 +23,7 @@ use crate::faults;
 use crate::heap::Heap;
 use crate::misuse;
 use crate::options::{GuardsChoice, Options, ServiceChoice};
-use crate::page_map::{Kind, Run};
+use crate::page_map::Kind;
 use crate::report;
 
 /// Where an allocation lies between its guards.
@@ -112,7 +112,7 @@ pub fn fence_end(memory: Memory<'_>, head: usize, old: Pages) {
         memory.engine.unguard(added);
     }
     if memory.cache.guards.any() {
-        close(memory, memory.map.run(head), pages.skip(pages.count - 1));
+        close(memory, head, pages.skip(pages.count - 1));
     }
 }
 
@@ -136,7 +136,7 @@ pub fn place(memory: Memory<'_>, head: usize, used: usize, placement: Placement)
     let at = pages.skip(used).prefix(1);
     if memory.engine.refuses_at(pages.first) {
         if exact {
-            close(memory, run, at);
+            close(memory, head, at);
         }
         return;
     }
@@ -158,15 +158,12 @@ pub fn place(memory: Memory<'_>, head: usize, used: usize, placement: Placement)
     run.guard.store(if used == last { 0 } else { used as u32 }, Relaxed);
 }
 
-/// Makes guards of pages of a run in hand.
-fn close(memory: Memory<'_>, run: &Run, pages: Pages) {
+/// Makes guards of pages of the run at `head`, in hand.
+fn close(memory: Memory<'_>, head: usize, pages: Pages) {
     if !memory.engine.refuses_at(pages.first) {
         memory.engine.guard(pages);
     } else if memory.engine.region().present().count(pages) > 0 {
-        match run.holds() {
-            Fresh::Content => memory.engine.release(pages),
-            Fresh::Zero => memory.engine.drop_pages(pages),
-        }
+        memory.give_up(head, pages);
     }
 }
 

@@ -173,10 +173,10 @@ impl RunCache {
         let mut quarantine = self.quarantine.lock();
         quarantine.enter(memory, head);
         for _ in 0..EACH {
-            let Some(oldest) = quarantine.is_over(memory).then(|| quarantine.leave(memory)) else {
+            if !quarantine.is_over(memory) {
                 break;
-            };
-            let Some(oldest) = oldest else { break };
+            }
+            let Some(oldest) = quarantine.leave(memory) else { break };
             self.let_go(memory, oldest);
         }
         quarantine.purse -= (vm::now_ns() - began) as i64;
