@@ -66,6 +66,8 @@ impl Quarantine {
     pub fn new(map: &PageMap, options: &Options) -> Self {
         let budget = match options.service {
             ServiceChoice::Off => 0,
+            // There, addresses are not cheap.
+            _ if vm::reserving_costs() => 0,
             // The other runs need addresses, too.
             _ => (options.quarantine / SLOT).min(map.slots() / 4),
         };
