@@ -188,6 +188,9 @@ impl Large {
         let zero = old.window.zero_pages().min(src.count);
         run.window.open(pages, zero, 1);
         run.size.store(old_size, Relaxed);
+        run.offset.store(0, Relaxed);
+        run.sampled.store(false, Relaxed);
+        guards::place(memory, to, src.count, Placement::Left);
         run.since.store(vm::now_ms(), Relaxed);
         run.dirty.store(true, Relaxed);
         tags::open_run(memory, to, old_size);
