@@ -10,7 +10,8 @@
 //! Cached pages hold the content, or zeros where they came from calloc. What they may amount to is set by what the program itself has
 //! needed: up to its peak, keeping memory costs none that was not needed already.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::{AtomicU32, AtomicU64, fence};
 
 use refpage::sys::lock::{Guard, Mutex};
 use refpage::sys::vm;
@@ -120,6 +121,8 @@ pub struct RunCache {
     /// Whether what is cached is looked at before it is used again.
     pub verifies: bool,
     pub(crate) quarantine: Mutex<Quarantine>,
+    /// The live run of somebody else's that a thread looks at: slot plus one.
+    looked_at: AtomicU32,
     decay_ms: u64,
     last_purge: AtomicU64,
     /// An emptied run that [`purge`](Self::purge) could not give back yet: slot plus one.
@@ -145,10 +148,40 @@ impl RunCache {
             guards: Guards::new(options),
             verifies: options.verify,
             quarantine: Mutex::new(Quarantine::new(map, options)),
+            looked_at: AtomicU32::new(0),
             decay_ms: u64::from(options.decay_ms),
             last_purge: AtomicU64::new(0),
             left_over: AtomicU32::new(0),
         }
+    }
+
+    /// Calls `look` while the run at `head` stays a large allocation, whoever's it is. None if it is none any
+    /// more, or another thread looks at one.
+    pub fn look_at<R>(
+        &self,
+        memory: Memory<'_>,
+        head: usize,
+        look: impl FnOnce() -> R,
+    ) -> Option<R> {
+        self.looked_at.compare_exchange(0, head as u32 + 1, SeqCst, Relaxed).ok()?;
+        fence(SeqCst);
+        let seen = (memory.map.run(head).kind() == Kind::Large).then(look);
+        self.looked_at.store(0, Release);
+        seen
+    }
+
+    /// To be called when the run at `head` has just been taken from its user: waits for who looks at it,
+    /// which is not long.
+    pub fn let_look_finish(&self, head: usize) {
+        fence(SeqCst);
+        while self.looked_at.load(Acquire) == head as u32 + 1 {
+            rustix::thread::sched_yield();
+        }
+    }
+
+    /// In a child of fork, where that thread is no more.
+    pub fn forget_looks(&self) {
+        self.looked_at.store(0, Relaxed);
     }
 
     /// Present pages of cached runs.

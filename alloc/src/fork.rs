@@ -88,6 +88,7 @@ fn settle_now(heap: &'static Heap) {
 
 /// Gives a child its own fault channel; a handler, too, or all that is missing, if something is.
 fn equip(heap: &'static Heap, missing: bool) {
+    heap.cache.forget_looks();
     let before = heap.engine.offered();
     let lost = heap.engine.fork_child(missing);
     if heap.engine.offered() != before {

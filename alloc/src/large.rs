@@ -218,6 +218,7 @@ impl Large {
                     && memory.map.run(head).change_kind(Kind::Large, Kind::Moving) =>
             {
                 tags::check_run(memory, head, pointer);
+                memory.cache.let_look_finish(head);
                 memory.engine.let_handler_finish(memory.pages(head));
                 head
             }

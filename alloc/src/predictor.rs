@@ -129,9 +129,7 @@ impl Predictor {
         if present > placed {
             // Its user went beyond what was placed.
             bin.set_prefix(bin.prefix().unwrap_or(0).max(present));
-        } else if placed > 0
-            && memory.engine.sample(pages.prefix(placed)).is_none_or(|dirty| dirty * 2 < placed)
-        {
+        } else if placed > 0 && is_wasted(memory, last, placed) {
             bin.set_prefix(bin.prefix().unwrap_or(AT_FIRST) / 2);
         }
     }
@@ -167,6 +165,16 @@ impl Predictor {
             Fresh::Zero => self.zero.get(bin_of(slots)),
         }
     }
+}
+
+/// Whether the pages that were placed under a live run, `placed` of them, seem to be used by less than half;
+/// also if the kernel does not tell.
+fn is_wasted(memory: Memory<'_>, head: usize, placed: usize) -> bool {
+    let seen = memory.cache.look_at(memory, head, || {
+        let placed = memory.used(head).prefix(placed);
+        memory.engine.sample(placed)
+    });
+    seen.is_some_and(|dirty| dirty.is_none_or(|dirty| dirty * 2 < placed))
 }
 
 /// The number of pages in the longest prefix, among all and halves of halves of a run's pages, of

@@ -1,7 +1,7 @@
 //! The engine: one Region, its pool and its fault channel, behind the calls an allocator makes.
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use rustix::io::{Errno, Result};
 
@@ -132,8 +132,6 @@ pub struct Engine {
     pub(crate) pagemap: Pagemap,
     /// The page whose fault the handler is answering, plus one; 0 between faults.
     serving: AtomicUsize,
-    /// The thread that looks at memory which may be somebody else's; 0: none.
-    pub(crate) looking: AtomicU32,
     pub(crate) marked: Marked,
     counters: Counters,
 }
@@ -191,7 +189,6 @@ impl Engine {
             renewing: Mutex::new(()),
             pagemap: Pagemap::new(),
             serving: AtomicUsize::new(0),
-            looking: AtomicU32::new(0),
             marked: Marked::default(),
             counters: Counters::default(),
         })

@@ -178,8 +178,7 @@ impl Handler {
             }
             if let Some(place) = served.get_mut(i) {
                 self.engine.set_serving(Some(page));
-                let ours = self.engine.looking.load(Ordering::SeqCst) == fault.thread;
-                let refused = !ours && self.engine.runs().refuses(page, fault);
+                let refused = self.engine.runs().refuses(page, fault);
                 *place = if refused { self.refuse(page) } else { self.serve(page) };
                 self.engine.set_serving(None);
             }

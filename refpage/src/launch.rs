@@ -327,7 +327,6 @@ impl Engine {
             return false;
         }
         self.set_serving(None);
-        self.looking.store(0, Ordering::Relaxed);
         self.handler_runs.store(false, Ordering::Relaxed);
         supplies.pool.empty_in_child();
         self.no_channel();

@@ -1,8 +1,6 @@
 //! What an allocator asks of the engine. In all of it, `pages` belong to the caller: nobody else
 //! allocates or frees them meanwhile.
 
-use core::sync::atomic::Ordering;
-
 use rustix::io::Errno;
 
 use crate::bits::Pages;
@@ -11,7 +9,7 @@ use crate::counters::Cause;
 use crate::engine::Engine;
 use crate::place::{Fresh, Supply};
 use crate::service::Service;
-use crate::sys::{swap, thread, vm};
+use crate::sys::{swap, vm};
 
 /// A whole block may be put in place for a part of it while it is at most this share of what is
 /// present already.
@@ -233,21 +231,11 @@ impl Engine {
         let words: [usize; SAMPLES] = core::array::from_fn(|i| {
             self.region().address(pages.first + i * pages.count / SAMPLES) as usize
         });
-        let Some(held) = self.look(words) else {
+        let Some(held) = vm::read_words(words) else {
             self.note(Cause::SampleRefused);
             return None;
         };
         Some(held.iter().filter(|&&word| word != clean).count() * pages.count / SAMPLES)
-    }
-
-    /// Reads words that may be given up meanwhile: none if another thread is at it. The handler knows, and
-    /// [refuses](crate::Runs::refuses) nothing of it.
-    fn look<const N: usize>(&self, words: [usize; N]) -> Option<[u64; N]> {
-        let thread = thread::own_number();
-        self.looking.compare_exchange(0, thread, Ordering::SeqCst, Ordering::Relaxed).ok()?;
-        let held = vm::read_words(words);
-        self.looking.store(0, Ordering::Release);
-        held
     }
 
     /// Overwrites the present ones of `pages` with the content or with zeros, whatever they held.
