@@ -25,6 +25,7 @@ use crate::misuse;
 use crate::options::{GuardsChoice, Options, ServiceChoice};
 use crate::page_map::Kind;
 use crate::report;
+use crate::tags;
 
 /// Where an allocation lies between its guards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,10 +43,10 @@ pub struct Guards(GuardsChoice);
 
 impl Guards {
     /// As the options say. Sampled allocations have them in any case; with `off` there is nobody to
-    /// know which pages are whose.
+    /// know which pages are whose, and memory that has tags needs none.
     pub fn new(options: &Options) -> Self {
         Self(match options.guards {
-            _ if options.service == ServiceChoice::Off => GuardsChoice::Off,
+            _ if options.service == ServiceChoice::Off || tags::on() => GuardsChoice::Off,
             GuardsChoice::Off if options.sample > 0 => GuardsChoice::On,
             choice => choice,
         })
@@ -171,7 +172,7 @@ fn close(memory: Memory<'_>, head: usize, pages: Pages) {
 /// or last of its pages. Both hold the content there, or one of them zeros, if calloc had them.
 pub fn check_edges(memory: Memory<'_>, head: usize) {
     let Some(content) = memory.engine.content().pattern() else { return };
-    if !memory.cache.guards.any() || memory.engine.has_tags() {
+    if !memory.cache.guards.any() {
         return;
     }
     let run = memory.map.run(head);

@@ -46,6 +46,7 @@ const QUICK: [Quick; 5] = [
             "kernel::",
             "traces::",
             "misuse::",
+            "traps::",
             "process::",
             "::eager",
             "::memset",

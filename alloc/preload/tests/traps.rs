@@ -7,7 +7,7 @@ use common::traps::{
     GUARDED, RIGHT, SAMPLED, Touch, expect_lines, expect_no_trap, expect_one_of, touch, traps,
     traps_of, with,
 };
-use common::{is_quick, is_served};
+use common::{has_tags, is_quick, is_served, skipped};
 
 /// From the least large one on: whole pages, a part of one more, huge pages and a little.
 fn sizes() -> &'static [&'static str] {
@@ -223,6 +223,9 @@ fn jumped(service: &str) {
 /// Ends with SIGABRT and one line, which may go on behind a blank at its end.
 #[track_caller]
 fn aborts(options: &str, words: [&str; 5], line: impl Fn(&Touch) -> String) {
+    if has_tags("") {
+        return skipped("memory has tags, which tell otherwise: the suite `tags`");
+    }
     expect_no_trap(options, words);
     let Some((outcome, touch)) = touch(options, words) else { return };
     outcome.expect_signal(libc::SIGABRT);
