@@ -31,9 +31,9 @@ pub const SLOW: [&str; 14] = [
     "small::",
     "juliet::",
     "quarantine::",
-    "calloc",
+    "large_calloc",
     "aligned_allocation",
-    "_realloc_",
+    "what_realloc_",
     "sampled_small_allocations",
 ];
 /// The suites that need a guest to be set up for them.
