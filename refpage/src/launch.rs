@@ -150,7 +150,7 @@ impl Engine {
     /// Has missing faults told, and starts the handler, which answers them: from now on, the
     /// service is `lazy`.
     fn start_handler(&'static self, channel: Channel, supplies: &Supplies) -> Step<()> {
-        self.watch_content(channel, Watch::Missing)?;
+        self.watch_content(channel, self.features().watch_missing())?;
         // Other threads of the program may close the channel's number before the handler has it.
         let alone = thread::count() == Some(1);
         // SAFETY: the handler keeps to `spawn`'s rules (see its module), `self` is static, and
@@ -184,7 +184,8 @@ impl Engine {
     pub(crate) fn reopen(&self) -> Option<Uffd> {
         let (opened, _) = Attempts::open();
         let (uffd, supplies) = (opened?.1, self.supplies.as_ref()?);
-        self.register(uffd.channel(), self.region().content_part(), Watch::Missing).ok()?;
+        let watch = uffd.features().watch_missing();
+        self.register(uffd.channel(), self.region().content_part(), watch).ok()?;
         if uffd.features().moves() {
             self.register_to_move(uffd.channel(), supplies, Service::Lazy).ok()?;
         }

@@ -36,7 +36,15 @@
 //!     allocator ── back: addresses come into use ──────▶ Engine ──▶ Backing ───┘
 //! ```
 //!
-//! Everything below is `no_std` and allocates nothing: it runs inside malloc.
+//! # Without a Region
+//!
+//! What the engine rests on is there for others, too, on memory of their own:
+//!
+//! - [`moves`]: **arenas**, whose pages a [`Mover`](moves::Mover) moves from one to the other, also while
+//!   threads use them: for compacting collectors, and for putting memory away.
+//! - [`WriteWatch`]: which pages of a range were **written** to since the last look.
+//!
+//! Everything here is `no_std` and allocates nothing: it runs inside malloc.
 
 #![no_std]
 
@@ -54,6 +62,7 @@ mod handler;
 mod huge;
 mod launch;
 mod memory_file;
+pub mod moves;
 mod patience;
 mod place;
 mod pool;
@@ -65,14 +74,17 @@ pub mod sys;
 mod tag_files;
 mod tagged;
 mod take;
+mod write_watch;
 
 pub use bits::{PageBits, Pages};
 pub use content::{Content, Pattern, SHORT};
 pub use counters::{Cause, Count, Counters, FallBacks, Histogram};
 pub use engine::{Config, Engine, Failure, Reason, Reasons, probe_channel};
 pub use guards::Guard;
+pub use moves::Refused;
 pub use place::Fresh;
 pub use region::Region;
 pub use requests::Touched;
 pub use runs::{RunWindow, Runs};
 pub use service::{Attempts, Service};
+pub use write_watch::{Reset, WriteWatch, Written};

@@ -14,6 +14,7 @@ pub mod maps;
 pub mod number;
 pub mod pagemap;
 pub mod report;
+pub mod scan;
 pub mod swap;
 pub mod thread;
 pub mod uffd;

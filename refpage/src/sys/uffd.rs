@@ -75,14 +75,25 @@ impl Features {
     pub fn has_async_write_protect(self) -> bool {
         self.0 & k::UFFD_FEATURE_WP_ASYNC as u64 != 0
     }
+    /// How memory is registered whose missing pages raise faults: so that writes can be watched, too,
+    /// where that costs nothing.
+    pub fn watch_missing(self) -> Watch {
+        match self.has_async_write_protect() {
+            true => Watch::MissingAndWrites,
+            false => Watch::Missing,
+        }
+    }
 }
 
 /// Which events a range raises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Watch {
-    /// Missing pages raise a fault: the Region's content part.
+    /// Missing pages raise a fault.
     Missing,
-    /// Nothing is raised, but pages may be moved in: the pool, and the Region's zero part.
+    /// The same, and writes can be watched: the Region's content part.
+    MissingAndWrites,
+    /// Nothing is raised, but pages may be moved in, and writes can be watched: the pool, and the
+    /// Region's zero part.
     MoveTarget,
 }
 
@@ -116,18 +127,19 @@ pub struct Uffd {
 }
 
 impl Uffd {
-    /// Opens a descriptor by `way` and agrees on features: MOVE and write protection where the
-    /// kernel has them.
+    /// Opens a descriptor by `way` and agrees on features: MOVE, and write protection that the kernel
+    /// resolves by itself, where it has them.
     ///
     /// # Errors
     /// NOENT, ACCESS or PERM: this way is not open to the process. NOSYS: not in this kernel.
     pub fn open(way: Way) -> Result<Self> {
         // What a report wants to know of a fault.
         let exact = (k::UFFD_FEATURE_EXACT_ADDRESS | k::UFFD_FEATURE_THREAD_ID) as u64;
-        let wanted = (k::UFFD_FEATURE_MOVE | k::UFFD_FEATURE_PAGEFAULT_FLAG_WP) as u64 | exact;
+        let moves = (k::UFFD_FEATURE_MOVE | k::UFFD_FEATURE_PAGEFAULT_FLAG_WP) as u64;
+        let watches = (k::UFFD_FEATURE_WP_ASYNC | k::UFFD_FEATURE_WP_UNPOPULATED) as u64;
         // An older kernel refuses the handshake as a whole, and a descriptor has only one.
-        let mut opened = Self::open_with(way, wanted);
-        for fewer in [exact, 0] {
+        let mut opened = Self::open_with(way, moves | watches | exact);
+        for fewer in [moves | exact, watches | exact, exact, 0] {
             if let Err(Errno::INVAL) = opened {
                 opened = Self::open_with(way, fewer);
             }
@@ -231,6 +243,7 @@ impl Channel {
     pub fn register(&self, start: *mut u8, len: usize, mode: Watch) -> Result<()> {
         let mode = match mode {
             Watch::Missing => k::UFFDIO_REGISTER_MODE_MISSING,
+            Watch::MissingAndWrites => k::UFFDIO_REGISTER_MODE_MISSING | k::UFFDIO_REGISTER_MODE_WP,
             Watch::MoveTarget => k::UFFDIO_REGISTER_MODE_WP,
         };
         let mut arg = k::uffdio_register {
@@ -297,6 +310,19 @@ impl Channel {
         // SAFETY: UFFDIO_COPY reads and writes a `uffdio_copy`; it fills only missing pages.
         let result = unsafe { ioctl::ioctl(self.fd(), Updater::<OP, _>::new(&mut arg)) };
         progress(result, arg.copy)
+    }
+
+    /// Puts zeros under the missing pages of a range, and wakes who waits for them unless it is
+    /// [`quiet`](Self::quiet).
+    pub fn zero(&self, start: *mut u8, len: usize) -> Progress {
+        let mode = if self.wakes { 0 } else { k::UFFDIO_ZEROPAGE_MODE_DONTWAKE as u64 };
+        let range = k::uffdio_range { start: start as u64, len: len as u64 };
+        let mut arg = k::uffdio_zeropage { range, mode, zeropage: 0 };
+        const OP: Opcode =
+            opcode::read_write::<k::uffdio_zeropage>(GROUP, k::_UFFDIO_ZEROPAGE as u8);
+        // SAFETY: UFFDIO_ZEROPAGE reads and writes a `uffdio_zeropage`; it changes only missing pages.
+        let result = unsafe { ioctl::ioctl(self.fd(), Updater::<OP, _>::new(&mut arg)) };
+        progress(result, arg.zeropage)
     }
 
     /// Has every access to the missing pages of a range end in SIGBUS (Linux 6.6+), and wakes who waits
@@ -372,6 +398,12 @@ impl Channel {
             Err(Errno::INTR) => Ok(false),
             Err(e) => Err(e),
         }
+    }
+}
+
+impl AsFd for Uffd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 
