@@ -35,11 +35,12 @@ impl MemoryFile {
     pub fn create(tags: Tags) -> Result<Self> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         // Where `vm.memfd_noexec` is 2, others are refused; before Linux 6.3, these.
-        let file = match rustix::fs::memfd_create(c"refpage", flags | MemfdFlags::NOEXEC_SEAL) {
-            Err(Errno::INVAL) => rustix::fs::memfd_create(c"refpage", flags)?,
+        let create = |flags| Descriptor::make(|| rustix::fs::memfd_create(c"refpage", flags));
+        let file = match create(flags | MemfdFlags::NOEXEC_SEAL) {
+            Err(Errno::INVAL) => create(flags)?,
             created => created?,
         };
-        let file = Descriptor::new(file).out_of_the_way();
+        let file = file.out_of_the_way();
         let window = Self::prepare(file.as_fd(), tags)?;
         let number = Number::new();
         number.keep(file);

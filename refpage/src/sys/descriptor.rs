@@ -9,10 +9,11 @@
 //! look was at it too.
 
 use core::ffi::CStr;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use rustix::fs::{Mode, OFlags, Stat};
-use rustix::io::Result;
+use rustix::io::{Errno, Result};
 
 use crate::sys::vm::KeepErrno;
 
@@ -38,7 +39,20 @@ impl Descriptor {
     /// # Errors
     /// What open said.
     pub fn open(path: &CStr, flags: OFlags) -> Result<Self> {
-        rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).map(Self::new)
+        Self::make(|| rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()))
+    }
+
+    /// What `open` opens. Where the program has used up all the descriptors that its soft limit allows,
+    /// that is raised to the hard limit for the moment.
+    ///
+    /// # Errors
+    /// What `open` said.
+    pub fn make(open: impl Fn() -> Result<OwnedFd>) -> Result<Self> {
+        match open() {
+            Err(Errno::MFILE) => above_the_limit(open),
+            opened => opened,
+        }
+        .map(Self::new)
     }
 
     /// Opens a file, and reads its beginning: bytes.
@@ -80,6 +94,34 @@ impl Drop for Descriptor {
     fn drop(&mut self) {
         close(self.number, self.identity);
     }
+}
+
+/// Runs `open` under the hard limit on descriptors. One thread at a time: another one would take what it
+/// finds for the limit to be put back.
+fn above_the_limit<T>(open: impl Fn() -> Result<T>) -> Result<T> {
+    static RAISED: AtomicBool = AtomicBool::new(false);
+    let _errno = KeepErrno::new();
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // In a child of fork it may be set for good by a thread that is not there; then things are as they
+    // were.
+    if RAISED.swap(true, Ordering::Acquire) {
+        return open();
+    }
+    // SAFETY: each call reads or writes a limit.
+    let raised = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } == 0
+        && limit.rlim_cur < limit.rlim_max
+        && set_limit(libc::rlimit { rlim_cur: limit.rlim_max, ..limit });
+    let opened = open();
+    if raised {
+        set_limit(limit);
+    }
+    RAISED.store(false, Ordering::Release);
+    opened
+}
+
+fn set_limit(limit: libc::rlimit) -> bool {
+    // SAFETY: the call reads a limit.
+    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) == 0 }
 }
 
 /// Closes the number if what is behind it is of this identity.
@@ -144,6 +186,31 @@ pub(super) mod tests {
     fn it_is_closed_with_the_value() {
         let (number, _) = file().known_as();
         assert!(!is_open(number));
+    }
+
+    #[test]
+    fn a_soft_limit_is_no_obstacle() {
+        let soft = || {
+            let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            // SAFETY: the call writes the limit.
+            let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } == 0;
+            known.then_some(limit)
+        };
+        // The limit is a process's, and other tests open files.
+        // SAFETY: the child makes system calls only.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let lowered =
+                soft().is_some_and(|limit| set_limit(libc::rlimit { rlim_cur: 0, ..limit }));
+            let opened = Descriptor::open(c"/dev/zero", OFlags::RDONLY).is_ok();
+            let is_low = soft().is_some_and(|limit| limit.rlim_cur == 0);
+            // SAFETY: as above.
+            unsafe { libc::_exit(if lowered && opened && is_low { 7 } else { 1 }) };
+        }
+        let mut status = 0;
+        // SAFETY: the child is this test's.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        assert_eq!(libc::WEXITSTATUS(status), 7);
     }
 
     #[test]

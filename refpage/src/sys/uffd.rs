@@ -152,7 +152,7 @@ impl Uffd {
             Way::Device => {
                 let device = Descriptor::open(c"/dev/userfaultfd", OFlags::RDWR)?;
                 // SAFETY: USERFAULTFD_IOC_NEW takes open flags by value and returns a descriptor.
-                unsafe { ioctl::ioctl(&device, NewUffd)? }
+                Descriptor::make(|| unsafe { ioctl::ioctl(&device, NewUffd) })?
             }
             Way::Syscall | Way::UserMode => {
                 let mut flags = UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK;
@@ -160,10 +160,9 @@ impl Uffd {
                     flags |= UserfaultfdFlags::from_bits_retain(k::UFFD_USER_MODE_ONLY);
                 }
                 // SAFETY: the descriptor shows nobody but this process its own faults.
-                unsafe { rustix::mm::userfaultfd(flags)? }
+                Descriptor::make(|| unsafe { rustix::mm::userfaultfd(flags) })?
             }
         };
-        let fd = Descriptor::new(fd);
         // Asked of the descriptor itself: what answers is no file that the program has put there.
         let mut api = k::uffdio_api { api: k::UFFD_API as u64, features, ioctls: 0 };
         const OP: Opcode = opcode::read_write::<k::uffdio_api>(GROUP, k::_UFFDIO_API as u8);
