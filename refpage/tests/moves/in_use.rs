@@ -7,7 +7,7 @@ use std::thread;
 use refpage::moves::{Arena, Missing, Moved};
 use refpage::sys::vm::page_size;
 
-use super::{arena, assert_holds, full_mover, mover, words};
+use super::{Stop, arena, assert_holds, full_mover, mover, words};
 
 const DONE: Moved = Moved { pages: 1, stop: None };
 
@@ -20,6 +20,7 @@ fn word<'a>(arena: &Arena<'a>, page: usize) -> &'a AtomicU64 {
 fn a_page_is_taken_out_while_threads_count_in_it_and_no_count_is_lost() {
     let Some(mover) = mover() else { return };
     let live = mover.arena(4, Missing::Faults).expect("address space");
+    live.keep_from_children().expect("advice");
     let outside = arena(&mover, 4, 0, 0);
     (0..4).for_each(|page| assert_eq!(live.at(page).zero(1), DONE));
     // The zero page moves, but does not count as one that can be written in place everywhere.
@@ -36,6 +37,7 @@ fn a_page_is_taken_out_while_threads_count_in_it_and_no_count_is_lost() {
                 count
             })
         });
+        let stop = Stop(&stop);
         let mut last = 0;
         for _ in 0..500 {
             assert_eq!(outside.at(2).move_from(live.at(1), 1), DONE);
@@ -48,7 +50,7 @@ fn a_page_is_taken_out_while_threads_count_in_it_and_no_count_is_lost() {
             assert_eq!(live.at(1).move_from(outside.at(2), 1), DONE);
             thread::yield_now();
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stop);
         counters.map(|counter| counter.join().expect("a counter")).iter().sum::<u64>()
     });
     assert_eq!(word(&live, 1).load(Ordering::Relaxed), counted);
@@ -58,6 +60,7 @@ fn a_page_is_taken_out_while_threads_count_in_it_and_no_count_is_lost() {
 fn faults_are_answered_with_pages_that_were_prepared() {
     let Some(mover) = mover() else { return };
     let live = mover.arena(256, Missing::Faults).expect("address space");
+    live.keep_from_children().expect("advice");
     let prepared = arena(&mover, 256, 256, 1000);
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -83,8 +86,9 @@ fn faults_are_answered_with_pages_that_were_prepared() {
                 (0..256).for_each(|page| assert_holds(live, page, 1000 + page as u64));
             })
         });
+        let stop = Stop(stop);
         readers.into_iter().for_each(|reader| reader.join().expect("a reader"));
-        stop.store(true, Ordering::Relaxed);
+        drop(stop);
         assert!(handler.join().expect("the handler") >= 256);
     });
 }
@@ -103,6 +107,7 @@ fn system_calls_wait_where_the_mover_sees_them_and_fail_elsewhere() {
     let Some(full) = full_mover() else { return };
     let (live, from) =
         (full.arena(1, Missing::Faults).expect("address space"), arena(&full, 1, 1, 3));
+    live.keep_from_children().expect("advice");
     thread::scope(|scope| {
         let reader = scope.spawn(|| {
             let bytes: &mut [u8] = bytes_of(words(&live, 0));

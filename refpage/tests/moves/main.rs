@@ -5,6 +5,7 @@ mod in_use;
 mod outcomes;
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use refpage::moves::{Arena, Missing, Mover};
 use refpage::sys::vm::page_size;
@@ -19,8 +20,16 @@ fn full_mover() -> Option<Mover> {
     Mover::with_system_calls().map_err(|why| eprintln!("skipped: {why}")).ok()
 }
 
-/// An arena whose first `present` pages are: each holds its number and `salt`.
+/// An arena whose first `present` pages are: each holds its number and `salt`. A child of another test
+/// has no part in them.
 fn arena(mover: &Mover, pages: usize, present: usize, salt: u64) -> Arena<'_> {
+    let arena = shared_arena(mover, pages, present, salt);
+    arena.keep_from_children().expect("advice");
+    arena
+}
+
+/// The same, but children share its pages.
+fn shared_arena(mover: &Mover, pages: usize, present: usize, salt: u64) -> Arena<'_> {
     let arena = mover.arena(pages, Missing::Zeros).expect("address space");
     (0..present).for_each(|page| write(&arena, page, salt + page as u64));
     arena
@@ -37,6 +46,15 @@ fn write(arena: &Arena<'_>, page: usize, value: u64) {
 
 fn assert_holds(arena: &Arena<'_>, page: usize, value: u64) {
     assert_eq!(words(arena, page).iter().find(|&&word| word != value), None, "page {page}");
+}
+
+/// Says that threads are to stop, also when the test has failed: who waits for them would wait for ever.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Mappings that an arena consists of.

@@ -5,7 +5,7 @@ use refpage::moves::{Missing, Moved, Stop};
 use refpage::sys::vm::page_size;
 use rustix::io::Errno;
 
-use super::{arena, assert_holds, mappings, mover, words, write};
+use super::{arena, assert_holds, mappings, mover, shared_arena, words, write};
 
 fn stopped(pages: usize, stop: Stop) -> Moved {
     Moved { pages, stop: Some(stop) }
@@ -56,9 +56,8 @@ fn a_page_at_the_destination_stops_it_and_stays() {
 #[test]
 fn what_a_child_shares_does_not_move_unless_it_is_kept_from_it() {
     let Some(mover) = mover() else { return };
-    let (shared, own) = (arena(&mover, 4, 4, 1), arena(&mover, 4, 4, 11));
+    let (shared, own) = (shared_arena(&mover, 4, 4, 1), arena(&mover, 4, 4, 11));
     let to = arena(&mover, 8, 0, 0);
-    own.keep_from_children().expect("advice");
     // SAFETY: the child makes system calls only.
     let child = unsafe { libc::fork() };
     if child == 0 {
@@ -84,7 +83,7 @@ fn what_a_child_shares_does_not_move_unless_it_is_kept_from_it() {
 #[test]
 fn a_child_of_fork_moves_nothing() {
     let Some(mover) = mover() else { return };
-    let (from, to) = (arena(&mover, 4, 4, 1), arena(&mover, 4, 0, 0));
+    let (from, to) = (shared_arena(&mover, 4, 4, 1), shared_arena(&mover, 4, 0, 0));
     // SAFETY: the child makes system calls only.
     let child = unsafe { libc::fork() };
     if child == 0 {

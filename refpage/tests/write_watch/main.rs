@@ -198,6 +198,7 @@ fn pages_can_be_moved_to_what_is_watched_and_count_as_written() {
     for missing in [Missing::Zeros, Missing::Faults] {
         let (live, from) = (mover.arena(8, missing), mover.arena(8, Missing::Zeros));
         let (live, from) = (live.expect("address space"), from.expect("address space"));
+        [&live, &from].iter().for_each(|arena| arena.keep_from_children().expect("advice"));
         let (start, len) = (live.addresses().start as *const u8, 8 * page_size());
         let done = Moved { pages: 1, stop: None };
         // SAFETY: pages of an arena of this test's.
