@@ -11,11 +11,23 @@ use crate::page_map::Kind;
 /// Puts everything in place, for a child that has no fault channel and may not read zeros instead.
 pub fn fill(heap: &Heap) {
     let _ = each(heap, |pages, fresh| {
-        // What was about to be put in place, in the parent, never will be.
-        heap.engine.learn_missing(pages);
+        // What was about to be put in place, in the parent, never will be. Without knowing better, what is
+        // noted is more likely right than wrong.
+        let _ = heap.engine.learn(pages);
         heap.engine.fill_missing(pages, fresh);
         Continue(())
     });
+}
+
+/// Finds out what is missing, where what is noted may be wrong, for as long as nobody puts pages in place: false if
+/// that cannot be.
+pub fn learn(heap: &Heap) -> bool {
+    let learnt = each(heap, |pages, _| match heap.engine.learn(pages) {
+        Some(_) => Continue(()),
+        None => Break(()),
+    });
+    heap.engine.set_sure(learnt.is_continue());
+    learnt.is_continue()
 }
 
 /// The same, if it is at most `most` pages; else false, and some of them may be in place.
@@ -45,14 +57,11 @@ pub fn count_zeros_read(heap: &Heap) {
     if heap.engine.service() != Service::Lazy {
         return;
     }
-    let present = heap.engine.region().present();
+    heap.engine.forget_pagemap();
     let _ = each(heap, |pages, fresh| {
-        heap.engine.learn_missing(pages);
-        let before = present.count(pages);
-        heap.engine.learn_present(pages);
+        let read = heap.engine.learn(pages);
         if fresh == Fresh::Content {
-            let read = present.count(pages).saturating_sub(before);
-            heap.engine.note_many(Cause::CloneReadZeros, read);
+            heap.engine.note_many(Cause::CloneReadZeros, read.unwrap_or(0));
         }
         Continue(())
     });

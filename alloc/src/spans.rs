@@ -168,6 +168,10 @@ impl Spans {
         };
         while let Some(head) = closed.newest() {
             closed.remove(memory.map, head);
+            if waiting == Waiting::Allowed {
+                // It may be at a window for who had the last of the blocks.
+                memory.engine.let_handler_finish(memory.pages(head));
+            }
             if !memory.cache.keep_span(memory, head, waiting)
                 && let Some(list) = &mut list
             {

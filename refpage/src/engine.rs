@@ -133,6 +133,9 @@ pub struct Engine {
     /// The page whose fault the handler is answering, plus one; 0 between faults.
     serving: AtomicUsize,
     pub(crate) marked: Marked,
+    /// Whether pages may be missing that are noted as present, for longer than somebody takes to put
+    /// them in place.
+    unsure: AtomicBool,
     counters: Counters,
 }
 
@@ -190,6 +193,7 @@ impl Engine {
             pagemap: Pagemap::new(),
             serving: AtomicUsize::new(0),
             marked: Marked::default(),
+            unsure: AtomicBool::new(false),
             counters: Counters::default(),
         })
     }
@@ -290,6 +294,16 @@ impl Engine {
     /// Whether it is this page for which a thread waits that the handler answers now.
     pub(crate) fn is_serving(&self, page: usize) -> bool {
         self.serving.load(Ordering::SeqCst) == page + 1
+    }
+
+    /// Whether no page is missing that is noted as present, unless somebody is about to put it in place.
+    pub fn is_sure(&self) -> bool {
+        !self.unsure.load(Ordering::Relaxed)
+    }
+
+    /// Says whether that is so. In the child of a process in which somebody was about to, it is not.
+    pub fn set_sure(&self, sure: bool) {
+        self.unsure.store(!sure, Ordering::Relaxed);
     }
 
     /// Waits while the handler answers a fault on one of `pages`, which the caller is about to make

@@ -320,7 +320,7 @@ impl Engine {
     /// anyone touches them, because nobody serves them any more.
     #[must_use]
     pub fn fork_child(&'static self, missing: bool) -> bool {
-        self.pagemap.forget();
+        self.forget_pagemap();
         let Some(supplies) = &self.supplies else { return false };
         self.backing.share();
         self.tag_files.share();

@@ -304,6 +304,10 @@ impl Engine {
                 // on these pages are still the handler's, but in the zero part there are none.
                 Some(errno) if self.is_lost(channel, errno) => {
                     self.note(Cause::ChannelLost);
+                    // The handler has its own.
+                    if errno != Errno::SRCH {
+                        self.channel.close();
+                    }
                     return self.leave(rest, fresh);
                 }
                 Some(errno) => {
@@ -342,7 +346,7 @@ impl Engine {
     /// Leaves pages missing that the handler serves; elsewhere they are filled by hand.
     fn leave_to_handler(&self, pages: Pages, fresh: Fresh) {
         if self.is_handled(pages.first) {
-            self.region().present().clear(pages);
+            self.set_sure(false);
         } else {
             self.counters().filled.add(pages.count);
             self.fill_pages(pages, self.value_of(fresh));
@@ -351,11 +355,15 @@ impl Engine {
 
     /// Leaves pages missing that nobody waits for yet: they may be had when somebody does. Where they
     /// would not be served then, it is now that they are needed, and the kernel that says what happens.
+    ///
+    /// They stay noted as present. Meanwhile the handler may have put one in place, for a window that
+    /// reaches here or for who was handed a part of it; were that noted as missing, what the program writes
+    /// there would be taken for the content.
     fn leave(&self, pages: Pages, fresh: Fresh) {
         if fresh == Fresh::Content && self.region().in_zero_part(pages.first) {
             self.fill_pages(pages, self.content());
         } else {
-            self.region().present().clear(pages);
+            self.set_sure(false);
         }
     }
 
