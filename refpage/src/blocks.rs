@@ -8,7 +8,7 @@ use crate::huge::HUGE;
 use crate::region::Region;
 use crate::sys::vm;
 
-/// Two bits for each block. All pages here are the Region's.
+/// Three bits for each block. All pages here are the Region's.
 #[derive(Debug)]
 pub struct Blocks {
     per_block: usize,
@@ -16,6 +16,8 @@ pub struct Blocks {
     tables: PageBits,
     /// The block may be a huge page: it goes whole, or to the kernel.
     huge: PageBits,
+    /// The block was a huge page, and a part of it was dropped: the kernel keeps the memory of that.
+    parted: PageBits,
     /// Whether dropping a whole block drops its table.
     reclaims_tables: bool,
 }
@@ -31,6 +33,7 @@ impl Blocks {
             per_block: HUGE >> region.page_shift(),
             tables: PageBits::reserve(count)?,
             huge: PageBits::reserve(count)?,
+            parted: PageBits::reserve(count)?,
             reclaims_tables: vm::reclaims_tables(),
         })
     }
@@ -44,6 +47,27 @@ impl Blocks {
     /// A huge page was moved to the block.
     pub fn note_huge(&self, block: Pages) {
         self.huge.set(self.touched_by(block));
+        self.parted.clear(self.touched_by(block));
+    }
+
+    /// The block holds small pages, and nothing of a huge one.
+    pub fn note_small(&self, block: Pages) {
+        self.tables.set(self.touched_by(block));
+        self.huge.clear(self.touched_by(block));
+        self.parted.clear(self.touched_by(block));
+    }
+
+    /// Whether the block at `page` may be a huge page.
+    pub fn is_huge(&self, page: usize) -> bool {
+        self.huge.get(page / self.per_block)
+    }
+
+    /// The first block of `pages` that is, or was in part, a huge page.
+    pub fn next_huge(&self, pages: Pages) -> Option<Pages> {
+        let among = Pages::span(pages.first.div_ceil(self.per_block), pages.end() / self.per_block);
+        let first = |bits: &PageBits| bits.next_stretch(among, true).map(|found| found.first);
+        let block = [first(&self.huge), first(&self.parted)].into_iter().flatten().min()?;
+        Some(Pages { first: block * self.per_block, count: self.per_block })
     }
 
     /// The pages' blocks are not huge pages any more, or not whole.
@@ -55,10 +79,22 @@ impl Blocks {
 
     /// The pages were dropped in one go, and the tables of whole blocks with them.
     pub fn note_dropped(&self, pages: Pages) {
-        self.forget_huge(pages);
+        let touched = self.touched_by(pages);
+        let whole = Pages::span(pages.first.div_ceil(self.per_block), pages.end() / self.per_block);
+        if self.huge.total() > 0 {
+            // Only those at the ends can be others.
+            for block in [touched.first, touched.end().saturating_sub(1)] {
+                if !whole.contains(block) && self.huge.get(block) {
+                    self.parted.set(Pages { first: block, count: 1 });
+                }
+            }
+            self.huge.clear(touched);
+        }
+        if self.parted.total() > 0 {
+            self.parted.clear(whole);
+        }
         if self.reclaims_tables {
-            let first = pages.first.div_ceil(self.per_block);
-            self.tables.clear(Pages::span(first, pages.end() / self.per_block));
+            self.tables.clear(whole);
         }
     }
 

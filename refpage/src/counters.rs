@@ -231,6 +231,8 @@ pub struct Counters {
     pub pooled: Count,
     /// Pages given back to the kernel.
     pub purged: Count,
+    /// Pages that compaction gave up.
+    pub compacted: Count,
     /// What went a worse way, and why.
     pub fall_backs: FallBacks,
     /// CPU time of this process's handler when it last went to sleep, in nanoseconds.

@@ -8,6 +8,7 @@ use rustix::io::{Errno, Result};
 use crate::backing::Backing;
 use crate::bits::Pages;
 use crate::blocks::Blocks;
+use crate::compact::Compaction;
 use crate::content::{Content, Pattern};
 use crate::counters::{Cause, Counters};
 use crate::guards::Marked;
@@ -146,6 +147,7 @@ pub(crate) struct Supplies {
     sources: Sources,
     pub(crate) stack: Stack,
     pub(crate) blocks: Blocks,
+    pub(crate) compaction: Compaction,
 }
 
 impl fmt::Debug for dyn Runs {
@@ -173,6 +175,7 @@ impl Engine {
                 sources: Sources::map(content)?,
                 stack: Stack::map()?,
                 blocks: Blocks::reserve(&region)?,
+                compaction: Compaction::reserve()?,
             }),
         };
         Ok(Self {

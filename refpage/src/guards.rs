@@ -81,6 +81,7 @@ impl Engine {
         if pages.count == 0 || self.is_handled(pages.first) {
             return Guard::Refused;
         }
+        let _taking = self.taking();
         self.marked_ahead(pages).store(true, Relaxed);
         let guard = self.mark(self.channel(), pages);
         match guard {
@@ -93,6 +94,7 @@ impl Engine {
     /// Takes the guards among `pages` away, which are the caller's: those are missing afterwards.
     pub fn unguard(&self, pages: Pages) {
         if pages.count > 0 && self.marked_ahead(pages).load(Relaxed) {
+            let _taking = self.taking();
             self.unmark(pages);
         }
     }

@@ -34,6 +34,10 @@ const AHEAD: usize = 4;
 const MOST_READY: usize = 16;
 const MOST_MADE: usize = 4;
 
+/// How often a block is tried to be compacted while threads take pages away: one that takes so long may be
+/// stopped.
+const MOST_TRIES: u32 = 10_000;
+
 /// Starts the handler of `engine`.
 ///
 /// # Safety
@@ -59,7 +63,8 @@ extern "C" fn run(arg: *mut c_void) -> c_int {
     );
     // Not to keep a file system busy that the program leaves.
     let _ = rustix::process::chdir(c"/");
-    let mut handler = Handler { engine, channel, wanted: 0, patience: Patience::new() };
+    let mut handler =
+        Handler { engine, channel, wanted: 0, patience: Patience::new(), to_compact: None };
     let mut look = FIRST_LOOK;
     let mut due = vm::now_ms() + look;
     loop {
@@ -104,6 +109,9 @@ struct Handler {
     /// Huge blocks to keep filled ahead: what the last answer that took any took.
     wanted: usize,
     patience: Patience,
+    /// What is still to be compacted, if somebody waits for it, and how often the first block of it was
+    /// tried.
+    to_compact: Option<(Pages, u32)>,
 }
 
 impl Handler {
@@ -112,14 +120,15 @@ impl Handler {
     fn answer_while_they_come(&mut self, due: u64) -> bool {
         let mut any = false;
         loop {
+            let compacts = self.compact_next();
             if self.answer() {
                 any = true;
                 self.patience.fault_came();
                 if vm::now_ms() >= due {
                     return any;
                 }
-            } else if self.fill_ahead() {
-                // Filling a block takes as long as ten faults: look again after each.
+            } else if compacts || self.fill_ahead() {
+                // A block takes as long as ten faults: look again after each.
             } else if !self.patience.wait() {
                 return any;
             }
@@ -155,6 +164,26 @@ impl Handler {
         true
     }
 
+    /// Compacts one more block of what is to be: false if there is nothing to do.
+    fn compact_next(&mut self) -> bool {
+        let (Some((rest, tries)), Some(supplies)) = (self.to_compact, &self.engine.supplies) else {
+            return false;
+        };
+        let channel = self.channel.quiet();
+        match supplies.blocks.next_huge(rest) {
+            Some(block) => {
+                let done = self.engine.compact_block(channel, block) || tries == MOST_TRIES;
+                let (first, tries) = if done { (block.end(), 0) } else { (block.first, tries + 1) };
+                self.to_compact = Some((Pages::span(first, rest.end()), tries));
+            }
+            None => {
+                self.to_compact = None;
+                supplies.compaction.answer(channel);
+            }
+        }
+        true
+    }
+
     /// Reads the pending faults and serves them: false if there was none.
     fn answer(&mut self) -> bool {
         let mut faults = FaultBuffer::default();
@@ -169,6 +198,12 @@ impl Handler {
         let mut served = [Pages { first: 0, count: 0 }; FaultBuffer::CAPACITY];
         for i in 0..count {
             let Some(fault) = faults.fault(i) else { continue };
+            let supplies = self.engine.supplies.as_ref();
+            if supplies.is_some_and(|supplies| supplies.compaction.is_bell(fault.address)) {
+                let [content, _] = self.engine.region().used();
+                self.to_compact = Some((content, 0));
+                continue;
+            }
             self.engine.counters().faults.add(1);
             let page = self.engine.region().page_at(fault.address);
             // What an answer before it has put in place has also woken who waited there, and the

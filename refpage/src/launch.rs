@@ -151,6 +151,8 @@ impl Engine {
     /// service is `lazy`.
     fn start_handler(&'static self, channel: Channel, supplies: &Supplies) -> Step<()> {
         self.watch_content(channel, self.features().watch_missing())?;
+        let rings = supplies.compaction.register(channel);
+        rings.map_err(failed("cannot register what calls the handler"))?;
         // Other threads of the program may close the channel's number before the handler has it.
         let alone = thread::count() == Some(1);
         // SAFETY: the handler keeps to `spawn`'s rules (see its module), `self` is static, and
@@ -186,6 +188,7 @@ impl Engine {
         let (uffd, supplies) = (opened?.1, self.supplies.as_ref()?);
         let watch = uffd.features().watch_missing();
         self.register(uffd.channel(), self.region().content_part(), watch).ok()?;
+        supplies.compaction.register(uffd.channel()).ok()?;
         if uffd.features().moves() {
             self.register_to_move(uffd.channel(), supplies, Service::Lazy).ok()?;
         }
@@ -290,6 +293,7 @@ impl Engine {
         self.backing.acquire();
         self.tag_files.acquire();
         if let Some(supplies) = &self.supplies {
+            supplies.compaction.acquire();
             supplies.pool.acquire();
         }
     }
@@ -300,6 +304,7 @@ impl Engine {
         unsafe {
             if let Some(supplies) = &self.supplies {
                 supplies.pool.release();
+                supplies.compaction.release();
             }
             self.tag_files.release();
             self.backing.release();
@@ -330,6 +335,7 @@ impl Engine {
         self.set_serving(None);
         self.handler_runs.store(false, Ordering::Relaxed);
         supplies.pool.empty_in_child();
+        supplies.compaction.forget_takers();
         self.no_channel();
         let again = match self.offered() {
             Service::Lazy if missing => self.try_wake(supplies),

@@ -54,6 +54,7 @@ extern crate std;
 mod backing;
 mod bits;
 mod blocks;
+mod compact;
 mod content;
 mod counters;
 mod engine;

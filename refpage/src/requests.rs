@@ -354,6 +354,7 @@ impl Engine {
     /// missing, by moving the pages where that can be done, huge ones whole. `src` holds garbage
     /// afterwards.
     pub fn relocate(&self, dst: Pages, src: Pages) {
+        let _taking = self.taking();
         let mut rest = src;
         while let Some(stretch) = self.region().present().next_stretch(rest, true) {
             let (piece, huge) =
@@ -423,7 +424,7 @@ impl Engine {
     }
 
     /// Whether a page that was present, and is not swapped out, is missing now.
-    fn left(&self, page: usize) -> bool {
+    pub(crate) fn left(&self, page: usize) -> bool {
         let mut left = true;
         swap::read(self.region().address(page), 1, |_, in_memory| left = !in_memory);
         left

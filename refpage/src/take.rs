@@ -16,6 +16,7 @@ impl Engine {
     /// Takes the present ones of `pages` away: into the pool as far as it has room, the rest to
     /// the kernel. They must hold their content and be nobody's.
     pub(crate) fn take_away(&self, pages: Pages) {
+        let _taking = self.taking();
         for stretch in self.region().present().stretches(pages, true) {
             let mut rest = stretch;
             while rest.count > 0 {
@@ -132,6 +133,7 @@ impl Engine {
         if pages.count == 0 {
             return true;
         }
+        let _taking = self.taking();
         self.counters().purged.add(pages.count);
         let shift = self.region().page_shift();
         let start = self.region().address(pages.first);

@@ -1,5 +1,6 @@
 //! The engine without an allocator: faults, moves, recycling, limits of what may be moved.
 
+mod compact;
 mod lazy;
 mod tagged;
 mod without_faults;
