@@ -174,6 +174,11 @@ impl<'m> WriteWatch<'m> {
         rustix::process::getpid() == self.process
     }
 
+    /// Whether its userfaultfd is still what was opened: whoever has closed the number has ended all watches.
+    pub fn is_intact(&self) -> bool {
+        self.uffd.as_ref().is_none_or(Uffd::is_intact)
+    }
+
     fn check_process(&self) -> Result<(), Refused> {
         if !self.is_own() {
             let step = "watching the memory of a child of fork";

@@ -19,16 +19,13 @@ static WATCH: AtomicPtr<Watch> = AtomicPtr::new(core::ptr::null_mut());
 
 /// As [`watch`](super::watch), elsewhere.
 pub fn watch(start: *const u8, len: usize) -> Result<(), NotTold> {
-    let watch_by = |watch: &Watch| watch.watch(address(start), len);
     let kept = WATCH.load(Acquire);
-    if let Some(own) = own(kept) {
-        match watch_by(own) {
-            // The program has closed the number, and with it ended all watches; or used it for something else.
-            Err(Refused { errno: Errno::BADF | Errno::NOTTY, .. }) => {}
-            other => return Ok(other?),
-        }
-    }
-    Ok(watch_by(make(kept)?)?)
+    // Where the program has closed the number, another file may answer as it likes.
+    let watch = match own(kept).filter(|watch| watch.is_intact()) {
+        Some(watch) => watch,
+        None => make(kept)?,
+    };
+    Ok(watch.watch(address(start), len)?)
 }
 
 /// As [`written_watched`](super::written_watched), elsewhere.

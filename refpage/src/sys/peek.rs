@@ -39,7 +39,8 @@ mod tests {
         // SAFETY: the reservation is this test's.
         unsafe {
             start.add(page - 1).write(7);
-            vm::protect(start.add(page), page, MprotectFlags::empty(), Tags::Without).expect("ours");
+            vm::protect(start.add(page), page, MprotectFlags::empty(), Tags::Without)
+                .expect("ours");
         }
         let mut bytes = [1; 2];
         assert_eq!(read(start as usize + page - 2, &mut bytes), Ok(()));

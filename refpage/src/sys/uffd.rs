@@ -191,6 +191,11 @@ impl Uffd {
         Self { fd: self.fd.out_of_the_way(), ..self }
     }
 
+    /// Whether the program has neither closed its number nor put something else there.
+    pub fn is_intact(&self) -> bool {
+        self.fd.is_intact()
+    }
+
     /// This userfaultfd as a channel that is never closed.
     pub fn keep_open(self) -> Channel {
         let channel = self.channel();
