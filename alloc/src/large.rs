@@ -34,6 +34,7 @@ use crate::predictor::{AT_FIRST, Predictor};
 use crate::tags;
 use crate::traces;
 use crate::unseen;
+use crate::written;
 
 /// Runs are expected to be used to their end from this share on: all but one part in so many.
 const NEARLY: usize = 16;
@@ -231,6 +232,7 @@ impl Large {
     /// What it was used for is learnt unless its pages have moved on.
     fn retire(&self, memory: Memory<'_>, head: usize, learn: bool) {
         traces::note_free(memory, head);
+        written::end(memory, head);
         let run = memory.map.run(head);
         let slots = run.slots.load(Relaxed) as usize;
         let known = unseen::learn(memory, head);

@@ -43,6 +43,7 @@
 //!   tags, tag_faults: which memory tag a run or a block has, where there are any
 //!   guards, quarantine: which pages end who touches them; cache puts freed runs there
 //!   faults, report, describe, traces: what is told of misuse: what an address is, and how it came to be
+//!   written: which pages of a large allocation, and of any other memory, were written to, for who asks
 //!   predictor, unseen: what large knows of how runs are used, and of which pages they have
 //!   fork, missing: what a child needs, and when;  nested: what a signal handler may have
 //! ```
@@ -82,12 +83,14 @@ mod threads;
 mod tls;
 mod traces;
 mod unseen;
+mod written;
 
 pub use describe::{Description, Sort, State, describe};
 pub use fork::hook as hook_fork;
 pub use global::RefPage;
 pub use heap::stats;
-pub use refpage::Cause;
+pub use refpage::{Cause, Reset};
 pub use stats::{
     FALL_BACKS, Stats, guards, pattern, print_stats, service_name, service_reason, tags_name,
 };
+pub use written::{NotTold, watch, written, written_upto, written_watched};

@@ -16,6 +16,7 @@ use crate::huge::{HUGE, Settled};
 use crate::patience::Patience;
 use crate::place::{Fresh, Supply};
 use crate::pool;
+use crate::runs::RunWindow;
 use crate::sys::thread::{self, Stack};
 use crate::sys::uffd::{Channel, FaultBuffer};
 use crate::sys::{errno, report, vm};
@@ -246,13 +247,18 @@ impl Handler {
             .filter(|stretch| stretch.first == page)
             .unwrap_or(window.prefix(1));
         let fresh = if zero { Fresh::Zero } else { Fresh::Content };
-        if missing.count == per_block && engine.drop_empty_table(missing) {
+        // What the program only reads, and what it does not touch, is not to count as written. Tags come by
+        // moves alone.
+        let watched = !engine.has_tags() && run.is_some_and(RunWindow::is_watched);
+        if watched {
+            engine.place(self.channel.quiet().protecting(), missing, fresh);
+        } else if missing.count == per_block && engine.drop_empty_table(missing) {
             engine.place_dense(self.channel.quiet(), missing, fresh);
         } else {
             engine.place(self.channel.quiet(), missing, fresh);
         }
         let mut end = missing.end();
-        if let (Some(run), true, false) = (run, dense, zero) {
+        if let (Some(run), true, false) = (run, dense && !watched, zero) {
             end = self.place_ahead(run.pages(), end);
             run.advance_to(end);
         }

@@ -106,7 +106,7 @@ impl Engine {
     pub(crate) fn place(&self, channel: Channel, pages: Pages, fresh: Fresh) {
         self.note_present(pages);
         let mut rest = pages;
-        let pool = self.movable_pool_at(pages.first);
+        let pool = self.movable_pool_at(pages.first).filter(|_| !channel.protects());
         if let Some(pool) = pool.filter(|_| fresh == Fresh::Content || self.has_tags()) {
             while rest.count > 0 {
                 match self.move_in(pool, channel, rest, fresh) {

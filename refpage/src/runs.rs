@@ -1,6 +1,6 @@
 //! What the fault handler knows of a page run: its bounds, its content, and its own history.
 
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
 use mte::Tag;
 
@@ -67,6 +67,8 @@ pub struct RunWindow {
     /// that this takes.
     backed: AtomicUsize,
     pieces: AtomicUsize,
+    /// Whether somebody asks which pages were written to.
+    watched: AtomicBool,
 }
 
 impl RunWindow {
@@ -79,7 +81,18 @@ impl RunWindow {
         self.next.store(0, Ordering::Relaxed);
         self.window.store(0, Ordering::Relaxed);
         self.faults.store(0, Ordering::Relaxed);
+        self.watched.store(false, Ordering::Relaxed);
         self.hint.store(hint.clamp(1, u32::MAX as usize) as u32, Ordering::Relaxed);
+    }
+
+    /// From now on, what the handler puts in place counts as not [written](crate::Engine::written) to.
+    pub fn watch(&self, watched: bool) {
+        self.watched.store(watched, Ordering::Relaxed);
+    }
+
+    /// Whether that is so.
+    pub fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::Relaxed)
     }
 
     /// The tag that the run's memory carries up to [`tagged_end`](Self::tagged_end); also the last

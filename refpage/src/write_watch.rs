@@ -3,14 +3,15 @@
 use core::marker::PhantomData;
 use core::ops::Range;
 
-use rustix::fd::AsFd;
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::Pid;
 
+use crate::bits::Pages;
+use crate::engine::Engine;
 use crate::moves::{Mover, Refused};
-use crate::sys::descriptor::Descriptor;
-use crate::sys::scan::{Query, States, Stretch, scan};
+use crate::service::Service;
+use crate::sys::pagemap::Pagemap;
+use crate::sys::scan::{Query, States, Stretch};
 use crate::sys::uffd::{Features, Uffd, Watch, Way};
 use crate::sys::vm;
 
@@ -24,7 +25,14 @@ const WRITTEN: Query = Query {
     any: States::PRESENT.or(States::SWAPPED),
     none: States::FILE.or(States::ZERO_PAGE),
     protect: false,
+    most: 0,
 };
+
+/// As many pages as there are, wherever a number of them can be asked for.
+const ALL: usize = usize::MAX;
+
+/// What the kernel has to know.
+const ASYNC: &str = "write protection that the kernel resolves (Linux 6.7)";
 
 /// Whether pages count as not written to from the moment at which they are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +73,7 @@ pub enum Reset {
 pub struct WriteWatch<'m> {
     /// None: what is watched is a mover's.
     uffd: Option<Uffd>,
-    pagemap: Descriptor,
+    pagemap: Pagemap,
     /// Both descriptors are about this process's memory, also in a child of fork.
     process: Pid,
     mover: PhantomData<&'m Mover>,
@@ -80,7 +88,7 @@ impl WriteWatch<'static> {
     pub fn new() -> Result<Self, Refused> {
         let uffd = Uffd::open(Way::UserMode);
         let uffd = uffd.map_err(|errno| Refused { step: Way::UserMode.as_str(), errno })?;
-        Self::with(uffd.features(), Some(uffd))
+        Self::with(uffd.features(), Some(uffd.out_of_the_way()))
     }
 }
 
@@ -95,12 +103,13 @@ impl<'m> WriteWatch<'m> {
 
     fn with(features: Features, uffd: Option<Uffd>) -> Result<Self, Refused> {
         if !features.has_async_write_protect() {
-            let step = "write protection that the kernel resolves (Linux 6.7)";
-            return Err(Refused { step, errno: Errno::NOSYS });
+            return Err(Refused { step: ASYNC, errno: Errno::NOSYS });
         }
-        let pagemap = Descriptor::open(c"/proc/self/pagemap", OFlags::RDONLY);
-        let pagemap = pagemap.map_err(|errno| Refused { step: "/proc/self/pagemap", errno })?;
-        Ok(Self { uffd, pagemap, process: rustix::process::getpid(), mover: PhantomData })
+        let process = rustix::process::getpid();
+        let watch = Self { uffd, pagemap: Pagemap::new(), process, mover: PhantomData };
+        let opened = watch.pagemap.open();
+        opened.map_err(|errno| Refused { step: "/proc/self/pagemap", errno })?;
+        Ok(watch)
     }
 
     /// Watches the pages that hold any of `len` bytes from `start` on. None counts as written to.
@@ -142,16 +151,101 @@ impl<'m> WriteWatch<'m> {
         len: usize,
         reset: Reset,
     ) -> Result<Written<'_>, Refused> {
+        self.written_upto(start, len, reset, ALL)
+    }
+
+    /// As [`written`](Self::written), but only the first `most` pages of them; and only those are reset.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn written_upto(
+        &self,
+        start: *const u8,
+        len: usize,
+        reset: Reset,
+        most: usize,
+    ) -> Result<Written<'_>, Refused> {
         self.check_process()?;
-        Written::look(&self.pagemap, pages_of(start, len), reset)
+        Written::look(&self.pagemap, pages_of(start, len), reset, most)
+    }
+
+    /// Whether it is this process's, and not that of the one that it was forked from.
+    pub fn is_own(&self) -> bool {
+        rustix::process::getpid() == self.process
+    }
+
+    /// Whether its userfaultfd is still what was opened: whoever has closed the number has ended all watches.
+    pub fn is_intact(&self) -> bool {
+        self.uffd.as_ref().is_none_or(Uffd::is_intact)
     }
 
     fn check_process(&self) -> Result<(), Refused> {
-        if rustix::process::getpid() != self.process {
+        if !self.is_own() {
             let step = "watching the memory of a child of fork";
             return Err(Refused { step, errno: Errno::SRCH });
         }
         Ok(())
+    }
+}
+
+impl Drop for WriteWatch<'_> {
+    fn drop(&mut self) {
+        self.pagemap.forget();
+    }
+}
+
+/// Writes to the Region's memory. All of it is registered for that, where the channel can it, but for what shows a file.
+impl Engine {
+    /// The written ones of `pages`, `most` of them at most, as [`WriteWatch::written_upto`] has it. Pages that were put in
+    /// place since they were reset count as written, but for those of a [watched](crate::RunWindow::watch) run.
+    ///
+    /// # Errors
+    /// NOSYS: there is no channel, or the kernel cannot tell. PERM: the program has closed the channel. In a child of fork,
+    /// everything present counts as written.
+    pub fn written(&self, pages: Pages, reset: Reset, most: usize) -> Result<Written<'_>, Refused> {
+        let features = self.features();
+        if features == Features(0) {
+            let step = "watching writes without a userfaultfd";
+            return Err(Refused { step, errno: Errno::NOSYS });
+        }
+        if !features.has_async_write_protect() {
+            return Err(Refused { step: ASYNC, errno: Errno::NOSYS });
+        }
+        let start = self.region().address(pages.first) as usize;
+        let addresses = start..start + (pages.count << self.region().page_shift());
+        if self.service() == Service::Cow && !self.region().in_zero_part(pages.first) {
+            self.watch_files(addresses.clone())?;
+        }
+        Written::look(&self.pagemap, addresses, reset, most)
+    }
+
+    /// With `cow`, pieces of files are not registered before somebody asks.
+    fn watch_files(&self, addresses: Range<usize>) -> Result<(), Refused> {
+        let mut looked = Written::look(&self.pagemap, addresses, Reset::No, ALL);
+        // Any of it may be another piece, which is not.
+        let all = looked.as_mut().map_err(|refused| *refused);
+        match all.and_then(|found| found.try_for_each(|found| found.map(drop))) {
+            // In memory with tags, what shows a file comes and goes.
+            Err(Refused { errno: Errno::PERM, .. }) if !self.has_tags() => {
+                let content = self.region().content_part();
+                let len = content.count << self.region().page_shift();
+                let start = self.region().address(content.first);
+                let registered = self.channel().register(start, len, Watch::MoveTarget);
+                registered.map_err(|errno| Refused { step: "registering what is watched", errno })
+            }
+            other => other,
+        }
+    }
+
+    /// Has pages that were reset count as written again, those among them that are present; the next who writes to
+    /// them does not pay for being watched.
+    ///
+    /// # Errors
+    /// What the kernel says; then they may be as they were.
+    pub fn unwatch(&self, pages: Pages) -> Result<(), Refused> {
+        let start = self.region().address(pages.first);
+        let gone = self.channel().unprotect(start, pages.count << self.region().page_shift());
+        gone.map_err(|errno| Refused { step: "ending a write watch", errno })
     }
 }
 
@@ -162,36 +256,16 @@ fn pages_of(start: *const u8, len: usize) -> Range<usize> {
     first..(start as usize).saturating_add(len).div_ceil(page) * page
 }
 
-/// Whom to ask for the states of pages.
-pub(crate) trait Scan: core::fmt::Debug {
-    /// As [`scan`].
-    fn scan(
-        &self,
-        range: Range<usize>,
-        query: Query,
-        found: &mut [Stretch],
-    ) -> rustix::io::Result<(usize, usize)>;
-}
-
-impl Scan for Descriptor {
-    fn scan(
-        &self,
-        range: Range<usize>,
-        query: Query,
-        found: &mut [Stretch],
-    ) -> rustix::io::Result<(usize, usize)> {
-        scan(self.as_fd(), range, query, found)
-    }
-}
-
 /// Ranges of written pages, as [`WriteWatch::written`] tells them: addresses. They are looked up, and
 /// reset, a batch at a time: what an iterator that is dropped early has not told may have been reset.
 #[derive(Debug)]
 pub struct Written<'a> {
-    pagemap: &'a dyn Scan,
+    pagemap: &'a Pagemap,
     query: Query,
     /// What was not looked at yet.
     rest: Range<usize>,
+    /// So many more pages are asked for.
+    most: usize,
     found: [Stretch; BATCH],
     /// Those of `found` that are still to be told.
     untold: Range<usize>,
@@ -200,25 +274,35 @@ pub struct Written<'a> {
 impl<'a> Written<'a> {
     /// The written ones of `pages`, which are asked for once, to see that they can be.
     pub(crate) fn look(
-        pagemap: &'a dyn Scan,
+        pagemap: &'a Pagemap,
         pages: Range<usize>,
         reset: Reset,
+        most: usize,
     ) -> Result<Self, Refused> {
         let query = Query { protect: reset == Reset::Yes, ..WRITTEN };
         let found = [Stretch::default(); BATCH];
-        let mut written = Self { pagemap, query, rest: pages, found, untold: 0..0 };
+        let mut written = Self { pagemap, query, rest: pages, most, found, untold: 0..0 };
         written.find()?;
         Ok(written)
     }
 
     /// Finds the next batch, if there is any more.
     fn find(&mut self) -> Result<(), Refused> {
-        while self.untold.is_empty() && !self.rest.is_empty() {
-            match self.pagemap.scan(self.rest.clone(), self.query, &mut self.found) {
+        while self.untold.is_empty() && !self.rest.is_empty() && self.most > 0 {
+            // To the kernel, none is all.
+            let most = if self.most == ALL { 0 } else { self.most };
+            let query = Query { most, ..self.query };
+            match self.pagemap.scan(self.rest.clone(), query, &mut self.found) {
                 Ok((count, end)) => {
                     self.untold = 0..count;
                     // A kernel that does not say how far it came would be asked for ever.
                     self.rest.start = end.max(self.rest.start + vm::page_size());
+                    if self.most != ALL {
+                        let found =
+                            self.found.iter().take(count).map(|found| found.addresses().len());
+                        self.most =
+                            self.most.saturating_sub(found.sum::<usize>() / vm::page_size());
+                    }
                 }
                 Err(errno) => {
                     self.rest.start = self.rest.end;
@@ -234,10 +318,15 @@ impl Iterator for Written<'_> {
     type Item = Result<Range<usize>, Refused>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if let Err(refused) = self.find() {
-            return Some(Err(refused));
+        loop {
+            if let Err(refused) = self.find() {
+                return Some(Err(refused));
+            }
+            let found = self.found.get(self.untold.next()?)?.addresses();
+            // Where a number of pages was asked for, the kernel may end with a stretch of none.
+            if !found.is_empty() {
+                return Some(Ok(found));
+            }
         }
-        let found = self.found.get(self.untold.next()?)?;
-        Some(Ok(found.addresses()))
     }
 }

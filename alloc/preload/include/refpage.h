@@ -177,6 +177,46 @@ struct refpage_description {
  * which is over if other threads allocate or free there. */
 REFPAGE_API int refpage_describe(const void *pointer, struct refpage_description *out, size_t size);
 
+/* Flag: what is told counts as not written to from then on. To look and to reset is one step: a write comes before
+ * both, or after, and none is lost. */
+#define REFPAGE_WRITE_WATCH_RESET 1u
+
+/* Stores the addresses of those OS pages of a large allocation that were written to since it was allocated, by anyone,
+ * system calls included; the lowest first, at most size of them. Returns how many there are. pointer is to any byte
+ * of it. With the flag REFPAGE_WRITE_WATCH_RESET, those that were stored are told again only if they are written to
+ * after that. Who allocates it, or moves it by realloc, begins anew; what realloc adds to it in place counts as not
+ * written to.
+ *
+ * Before the first reset, a page was written to if it holds something else than it was handed out with (with the
+ * service "off": if it is there). That costs nobody anything before it is asked. After it, the kernel tells; then a
+ * write counts that changes nothing, too. In a child of fork, all pages that are there count as written to until they
+ * are reset. Under memory tags, those do that were touched for the first time after a reset.
+ *
+ * Returns (size_t)-1 and sets errno if it cannot be told: EINVAL, there is no live large allocation (small blocks share
+ * their pages), or another flag is set; ENOTSUP, this kernel (before Linux 6.7) or service cannot: "memset" and "off"
+ * have no resets. The allocation is to live until the function returns. */
+REFPAGE_API size_t refpage_written(const void *pointer, unsigned flags, void **addresses, size_t size);
+
+/* The next three have the shape of GetWriteWatch and what belongs to it. They are about the OS pages that hold any of
+ * size bytes from base on: of one large allocation of the heap, or of any private anonymous memory that no other
+ * userfaultfd watches.
+ *
+ * Starts to watch them: none of them counts as written to. Returns 0; -1 and errno otherwise: EINVAL, no such memory, or
+ * a small block; EBUSY, another userfaultfd watches it; ENOMEM; ENOTSUP, this kernel or service cannot. The watch of an
+ * allocation ends when it is freed, or moved by realloc; of other memory, when it is unmapped. A child of fork starts
+ * anew with other memory; of its allocations, all pages that are there count as written to until they are reset. */
+REFPAGE_API int refpage_write_watch(void *base, size_t size);
+
+/* Stores the addresses of those that were written to since that, or since they were reset, the lowest first: as many as
+ * there is room for, which *count tells; it becomes how many were stored. With the flag REFPAGE_WRITE_WATCH_RESET these,
+ * and no others, are reset. *granularity, unless it is NULL, becomes the bytes in a page. Returns 0; nonzero and errno
+ * otherwise: EINVAL, they are not watched, or an argument is none; then *count is as it was. */
+REFPAGE_API unsigned refpage_get_write_watch(unsigned flags, void *base, size_t size, void **addresses, uintptr_t *count,
+                                             unsigned *granularity);
+
+/* Has all of them count as not written to. Returns 0; nonzero and errno otherwise, as above. */
+REFPAGE_API unsigned refpage_reset_write_watch(void *base, size_t size);
+
 /* Writes the block of statistics that stats=1 prints at exit to the file descriptor fd. */
 REFPAGE_API void refpage_stats_print(int fd);
 

@@ -38,17 +38,22 @@ fn allocate_slow(size: usize, align: usize, zeroed: bool) -> *mut c_void {
 #[cold]
 #[inline(never)]
 fn fail(error: c_int) -> *mut c_void {
+    set_errno(error);
+    ptr::null_mut()
+}
+
+/// For functions that report it.
+pub(crate) fn set_errno(error: c_int) {
     #[cfg(target_os = "android")]
     use libc::__errno as errno_location;
     #[cfg(not(target_os = "android"))]
     use libc::__errno_location as errno_location;
     // SAFETY: it has no precondition, and returns the calling thread's own, live errno.
     unsafe { *errno_location() = error };
-    ptr::null_mut()
 }
 
-/// The OS page size, asked for anew: only `valloc` and `pvalloc` want it, and hardly anyone calls those.
-fn os_page_size() -> usize {
+/// The OS page size, asked for anew: hardly anyone calls what wants it.
+pub(crate) fn os_page_size() -> usize {
     // SAFETY: `sysconf` takes any name; for this one it reads a constant of the process.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     size as usize

@@ -11,8 +11,8 @@
 //!                 │                                         │
 //!        ┌────────▼────────┐   ┌───────────────┐   ┌────────▼────────┐
 //!        │    c_malloc     │   │    c_info     │   │    c_refpage    │   this crate: C's contracts,
-//!        │ errno, EINVAL,  │   │ glibc structs │   │ names and text  │   no state, no allocation
-//!        │ overflow, NULL  │   │ and XML       │   │                 │
+//!        │ errno, EINVAL,  │   │ glibc structs │   │ names and text; │   no state, no allocation
+//!        │ overflow, NULL  │   │ and XML       │   │    c_written    │
 //!        └────────┬────────┘   └───────┬───────┘   └────────┬────────┘
 //!                 └────────────────────┼────────────────────┘
 //!                             refpage_alloc::heap                         blocks, spans, page runs
@@ -25,6 +25,7 @@ mod c_info;
 mod c_malloc;
 mod c_mlock;
 mod c_refpage;
+mod c_written;
 
 /// Run before the constructors of all other libraries (`-z initfirst`, see build.rs): those whose
 /// fork handlers allocate are to register after the heap.

@@ -229,14 +229,18 @@ fn exactly_the_intended_symbols_are_exported() {
         "reallocarray",
         "refpage_cause_name",
         "refpage_describe",
+        "refpage_get_write_watch",
         "refpage_pattern",
         "refpage_pattern_word",
         "refpage_reason",
+        "refpage_reset_write_watch",
         "refpage_service",
         "refpage_stats",
         "refpage_stats_print",
         "refpage_tags",
         "refpage_version",
+        "refpage_write_watch",
+        "refpage_written",
         "valloc",
     ];
     assert_eq!(exported, expected);

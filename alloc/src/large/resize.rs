@@ -14,6 +14,7 @@ use crate::page_map::Kind;
 use crate::tags;
 use crate::traces;
 use crate::unseen;
+use crate::written;
 
 /// The share of a run that is put in place behind its end when it grows.
 const GROWTH: usize = 8;
@@ -154,6 +155,7 @@ impl Large {
             if nearly(region.present().count(kept), kept.count) {
                 memory.engine.prefill(added.prefix(kept.count / GROWTH));
             }
+            written::add(memory, head, added);
         }
     }
 

@@ -68,6 +68,11 @@ impl Descriptor {
         (self.number, self.identity)
     }
 
+    /// Whether it still is behind the number.
+    pub fn is_intact(&self) -> bool {
+        is(self.number, self.identity)
+    }
+
     /// The same file under a number that is out of the program's way; as it is, if there is no room.
     pub fn out_of_the_way(self) -> Self {
         match rustix::io::fcntl_dupfd_cloexec(&self, OUT_OF_THE_WAY).map(Self::new) {

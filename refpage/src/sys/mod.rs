@@ -13,6 +13,7 @@ pub mod lock;
 pub mod maps;
 pub mod number;
 pub mod pagemap;
+pub mod peek;
 pub mod report;
 pub mod scan;
 pub mod swap;

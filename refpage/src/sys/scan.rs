@@ -13,6 +13,8 @@ use rustix::ioctl::{self, Opcode, opcode};
 pub struct States(u64);
 
 impl States {
+    /// None of them.
+    pub const NONE: Self = Self(0);
     /// In memory.
     pub const PRESENT: Self = Self(k::PAGE_IS_PRESENT as u64);
     /// Swapped out, or on its way; a guard's or poison's marker counts as this, too.
@@ -30,6 +32,10 @@ impl States {
     pub const fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
+
+    const fn includes(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
 }
 
 /// Which pages are looked for.
@@ -43,6 +49,8 @@ pub struct Query {
     pub none: States,
     /// Whether they are write-protected in the same step: nobody writes to them between the look and that.
     pub protect: bool,
+    /// So many of them at most; the search ends there. 0: all.
+    pub most: usize,
 }
 
 /// Adjacent pages that were found: addresses.
@@ -63,21 +71,24 @@ impl Stretch {
     }
 }
 
-/// Looks through `range`, which begins and ends at OS pages, until it ends or `found` is full: how many
-/// stretches were found, and where the rest of the range begins.
+/// Looks through `range`, which begins and ends at OS pages, until it ends, as many were found as are wanted, or
+/// `found` is full: how many stretches were found, and where the rest of the range begins.
 ///
 /// `pagemap` is `/proc/self/pagemap` or another process's; protecting works in the own one alone.
 ///
 /// # Errors
-/// NOTTY: this kernel has no such call. PERM: something is to be protected, and a part of the range is
-/// not registered with a userfaultfd for it (with `UFFD_FEATURE_WP_ASYNC`).
+/// NOTTY: this kernel has no such call, or the descriptor is none of a page map: no other file knows it. PERM:
+/// it is asked what was written, and a part of the range is not registered with a userfaultfd for that (with
+/// `UFFD_FEATURE_WP_ASYNC`).
 pub fn scan(
     pagemap: BorrowedFd<'_>,
     range: Range<usize>,
     query: Query,
     found: &mut [Stretch],
 ) -> Result<(usize, usize)> {
-    let flags = if query.protect { k::PM_SCAN_WP_MATCHING | k::PM_SCAN_CHECK_WPASYNC } else { 0 };
+    let protect = if query.protect { k::PM_SCAN_WP_MATCHING } else { 0 };
+    let about_writes = query.protect || query.all.includes(States::WRITTEN);
+    let flags = protect | if about_writes { k::PM_SCAN_CHECK_WPASYNC } else { 0 };
     let mut arg = k::pm_scan_arg {
         size: size_of::<k::pm_scan_arg>() as u64,
         flags: u64::from(flags),
@@ -86,7 +97,7 @@ pub fn scan(
         walk_end: 0,
         vec: found.as_mut_ptr() as u64,
         vec_len: found.len() as u64,
-        max_pages: 0,
+        max_pages: query.most as u64,
         category_inverted: query.none.0,
         category_mask: query.all.or(query.none).0,
         category_anyof_mask: query.any.0,

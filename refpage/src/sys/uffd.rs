@@ -24,6 +24,9 @@ const COPY_DONT_WAKE: u64 = k::UFFDIO_COPY_MODE_DONTWAKE as u64;
 /// `UFFDIO_POISON_MODE_DONTWAKE`, which they leave out, too.
 const POISON_DONT_WAKE: u64 = 1 << 0;
 
+/// And `UFFDIO_WRITEPROTECT_MODE_DONTWAKE`.
+const WRITEPROTECT_DONT_WAKE: u64 = 1 << 1;
+
 /// A way to get a userfaultfd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -182,6 +185,16 @@ impl Uffd {
         self.fd.out_of_the_way()
     }
 
+    /// The same under a number that is out of the way of programs that count on low ones.
+    pub fn out_of_the_way(self) -> Self {
+        Self { fd: self.fd.out_of_the_way(), ..self }
+    }
+
+    /// Whether the program has neither closed its number nor put something else there.
+    pub fn is_intact(&self) -> bool {
+        self.fd.is_intact()
+    }
+
     /// This userfaultfd as a channel that is never closed.
     pub fn keep_open(self) -> Channel {
         let channel = self.channel();
@@ -205,15 +218,17 @@ pub struct Channel {
     number: RawFd,
     /// Whether who waits for a page is woken as soon as it is in place.
     wakes: bool,
+    /// Whether what is copied in counts as not written to.
+    protects: bool,
 }
 
 impl Channel {
     /// None: every call fails.
-    pub const CLOSED: Self = Self { number: RawFd::MAX, wakes: true };
+    pub const CLOSED: Self = Self::new(RawFd::MAX);
 
     /// The userfaultfd of this number, if it still is that.
-    pub fn new(number: RawFd) -> Self {
-        Self { number, wakes: true }
+    pub const fn new(number: RawFd) -> Self {
+        Self { number, wakes: true, protects: false }
     }
 
     /// Its number.
@@ -231,6 +246,17 @@ impl Channel {
     /// Whether it is [`quiet`](Self::quiet), as the handler's is.
     pub fn is_quiet(self) -> bool {
         !self.wakes
+    }
+
+    /// The same, but what it [copies](Self::copy) in is write-protected from the start, for a write watch; it is to
+    /// places that are registered for that. There is no such move.
+    pub fn protecting(self) -> Self {
+        Self { protects: true, ..self }
+    }
+
+    /// Whether it is [`protecting`](Self::protecting).
+    pub fn protects(self) -> bool {
+        self.protects
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
@@ -303,6 +329,7 @@ impl Channel {
 
     fn copy_now(&self, dst: *mut u8, src: *const u8, len: usize) -> Progress {
         let mode = if self.wakes { 0 } else { COPY_DONT_WAKE };
+        let mode = mode | if self.protects { k::UFFDIO_COPY_MODE_WP as u64 } else { 0 };
         let mut arg =
             k::uffdio_copy { dst: dst as u64, src: src as u64, len: len as u64, mode, copy: 0 };
         const OP: Opcode = opcode::read_write::<k::uffdio_copy>(GROUP, k::_UFFDIO_COPY as u8);
@@ -334,6 +361,18 @@ impl Channel {
         // SAFETY: UFFDIO_POISON reads and writes a `uffdio_poison`; it changes only missing pages.
         let result = unsafe { ioctl::ioctl(self.fd(), Updater::<OP, _>::new(&mut arg)) };
         progress(result, arg.updated)
+    }
+
+    /// Takes write protection away from the pages of a range.
+    pub fn unprotect(&self, start: *mut u8, len: usize) -> Result<()> {
+        let mut arg = k::uffdio_writeprotect {
+            range: k::uffdio_range { start: start as u64, len: len as u64 },
+            mode: WRITEPROTECT_DONT_WAKE,
+        };
+        const OP: Opcode =
+            opcode::read_write::<k::uffdio_writeprotect>(GROUP, k::_UFFDIO_WRITEPROTECT as u8);
+        // SAFETY: UFFDIO_WRITEPROTECT reads a `uffdio_writeprotect`.
+        unsafe { ioctl::ioctl(self.fd(), Updater::<OP, _>::new(&mut arg)) }
     }
 
     /// Wakes who waits for a page of the range.

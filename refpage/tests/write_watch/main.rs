@@ -103,6 +103,28 @@ fn every_second_page_takes_more_than_one_look() {
 }
 
 #[test]
+fn as_many_are_told_and_reset_as_were_asked_for() {
+    let Some(watch) = watch() else { return };
+    let memory = Memory::new(1000);
+    memory.watch(&watch);
+    let written: Vec<usize> = (10..200).chain((300..600).step_by(2)).collect();
+    written.iter().for_each(|&page| memory.write(page));
+    let mut rest = written.as_slice();
+    // Within a stretch, more than one look takes, exactly one, none.
+    for most in [1, 0, 7, 182, 100, 1] {
+        let found = watch.written_upto(memory.start, memory.len(), Reset::Yes, most);
+        let found = found.expect("watched").map(|found| found.expect("watched"));
+        let told: Vec<usize> = found
+            .flat_map(|found| memory.page_of(found.start)..memory.page_of(found.end))
+            .collect();
+        let (expected, left) = rest.split_at(most);
+        assert_eq!(told, expected, "{most} of them");
+        rest = left;
+        assert_eq!(memory.written(&watch, Reset::No), rest, "after {most} of them");
+    }
+}
+
+#[test]
 fn who_only_reads_has_not_written() {
     let Some(watch) = watch() else { return };
     let memory = Memory::new(16);
