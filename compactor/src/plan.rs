@@ -58,6 +58,8 @@ pub struct Plan {
 struct Forwarding {
     start: usize,
     places: usize,
+    /// Words of a page, as a power of two: this is asked for each reference.
+    page_shift: u32,
     /// By page of the from-arena: which page it becomes, or [`SCATTERED`].
     whole: Vec<u32>,
     /// By page of the from-arena: the first of its objects in `scattered`; and the end.
@@ -76,6 +78,7 @@ impl Plan {
         let mut forwarding = Forwarding {
             start: from.addresses().start,
             places: to.addresses().start,
+            page_shift: page_words.ilog2(),
             whole: Vec::with_capacity(pages),
             first: Vec::with_capacity(pages + 1),
             scattered: Vec::new(),
@@ -165,9 +168,8 @@ impl Plan {
 
 impl Forwarding {
     fn forward(&self, old: usize) -> usize {
-        let page_words = page_size() / WORD;
         let word = old.checked_sub(self.start).expect("an address of the from-arena") / WORD;
-        let page = word / page_words;
+        let page = word >> self.page_shift;
         let new = match self.whole[page] {
             SCATTERED => {
                 let objects = self.first[page] as usize..self.first[page + 1] as usize;
@@ -175,7 +177,7 @@ impl Forwarding {
                 let found = objects.binary_search_by_key(&(word as u32), |object| object.0);
                 objects[found.expect("a live object")].1 as usize
             }
-            whole => whole as usize * page_words + word % page_words,
+            whole => ((whole as usize) << self.page_shift) + (word - (page << self.page_shift)),
         };
         self.places + new * WORD
     }

@@ -57,12 +57,24 @@ struct Cost {
 /// If there are more than 32 GiB of heap, or no thread can be started. If a page cannot be put in place at all, which
 /// a thread may be waiting for, the process is aborted.
 pub fn run(mover: &Mover, setup: &Setup) -> Result<Outcome, Failure> {
+    run_with(mover, setup, || {})
+}
+
+/// The same, and something is done when the heap is there and nobody uses it yet.
+///
+/// # Errors
+/// As [`run`].
+///
+/// # Panics
+/// As [`run`].
+pub fn run_with(mover: &Mover, setup: &Setup, before: impl FnOnce()) -> Result<Outcome, Failure> {
     let pages = setup.shape.pages;
     let from = mover.arena(pages + SPARES, Missing::Zeros)?;
     let to = mover.arena(pages, Missing::Faults)?;
     let heap = Heap::create(&from, &setup.shape);
     // SAFETY: a page of the arena, that holds nothing.
     (pages..pages + SPARES).for_each(|page| unsafe { from.address(page).write(1) });
+    before();
     let count = || Ok(mappings(from.addresses())? + mappings(to.addresses())?);
     let wrong = |why: std::io::Error| Failure::Wrong(format!("/proc/self/maps: {why}"));
     let vmas_before = count().map_err(wrong)?;

@@ -38,3 +38,58 @@ pub unsafe fn verify(heap: &Heap, places: &Places, shadows: &[Shadow]) -> Result
     }
     Ok(verified)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use refpage::moves::{Missing, Mover};
+
+    use super::*;
+    use crate::heap::Shape;
+    use crate::mutator::{Mutator, Post, Signals};
+
+    const SHAPE: Shape =
+        Shape { pages: 8, populated_run: 2, fragmented_run: 1, references: 3, seed: 5 };
+
+    /// Inverts some words of an object, and says what verification and a mutator say of it.
+    fn noticed(changes: impl Fn(&Heap) -> Vec<(u32, usize)>) -> Option<[bool; 2]> {
+        let mover = Mover::new().map_err(|why| eprintln!("skipped: {why}")).ok()?;
+        let arena = mover.arena(SHAPE.pages, Missing::Zeros).expect("address space");
+        let heap = Heap::create(&arena, &SHAPE);
+        for (id, word) in changes(&heap) {
+            let address = heap.places.address(id) as *mut u64;
+            // SAFETY: a word of a live object, which nobody uses yet.
+            unsafe { *address.add(word) ^= 1 << 20 };
+        }
+        // SAFETY: the heap is there, and nobody uses it.
+        let verified = unsafe { verify(&heap, &heap.places, &heap.shadows) };
+        let (post, signals) = (Post::new(&heap, 1), Signals::default());
+        let mutator = Mutator::new(0, 1, &heap, 1);
+        let met = std::thread::scope(|scope| {
+            // SAFETY: as above.
+            let mutator = scope.spawn(|| unsafe { mutator.run(&post, &signals) });
+            while post.walks() < 20_000 && !post.has_failed() {
+                std::thread::yield_now();
+            }
+            signals.end.store(true, Relaxed);
+            mutator.join().expect("a mutator")
+        });
+        Some([verified.is_err(), met.is_err()])
+    }
+
+    #[test]
+    fn a_heap_that_is_as_it_should_be_passes() {
+        assert!(matches!(noticed(|_| vec![]), None | Some([false, false])));
+    }
+
+    #[test]
+    fn one_wrong_word_is_noticed_whichever_it_is() {
+        let changes: [fn(&Heap) -> usize; 5] =
+            [|_| 0, |_| 1, |_| 2, |_| 3, |heap| heap.headers[40].words - 1];
+        for change in changes {
+            let noticed = noticed(|heap| vec![(40, change(heap))]);
+            assert!(matches!(noticed, None | Some([true, true])), "{noticed:?}");
+        }
+    }
+}
