@@ -27,8 +27,8 @@
 //! What page moves save a compacting collector, beside copies and mremap: see [`moves`].
 //!
 //! ```text
-//!     cargo run --release -p refpage-bench -- moves              all cases, about 4 minutes
-//!     cargo run --release -p refpage-bench -- moves --quick      smaller and fewer, 15 seconds
+//!     cargo run --release -p refpage-bench -- moves              all cases, about 2 minutes
+//!     cargo run --release -p refpage-bench -- moves --quick      smaller and fewer, 10 seconds
 //! ```
 //!
 //! And, on an emulated Arm machine that counts them, instructions instead of time: see [`instructions`].

@@ -41,7 +41,7 @@ pub struct Arguments {
     /// Only the cases whose names contain this; may be repeated
     #[arg(long, value_name = "SUBSTR")]
     case: Vec<String>,
-    /// Smaller and fewer: about 15 seconds
+    /// Smaller and fewer: about 10 seconds
     #[arg(long)]
     quick: bool,
     /// Write everything to this file

@@ -74,7 +74,7 @@ impl<'a> Compaction<'a> {
         while self.in_hand.load(SeqCst) != 0 {
             std::thread::yield_now();
         }
-        self.carrier.emptied.drop_rest()
+        self.carrier.emptied.drop_all()
     }
 
     /// Answers faults until the compaction is over.

@@ -34,13 +34,16 @@ pub struct Shape {
 #[derive(Clone, Debug)]
 pub struct Places {
     start: usize,
+    /// Behind the first word of the last object.
+    end: usize,
     words: Vec<u32>,
 }
 
 impl Places {
     /// Places in the arena that begins at `start`.
     pub fn new(start: usize, words: Vec<u32>) -> Self {
-        Self { start, words }
+        let last = words.iter().max().map_or(0, |&word| word as usize + 1);
+        Self { start, end: start + last * WORD, words }
     }
 
     /// An object's address.
@@ -57,6 +60,11 @@ impl Places {
     /// If there is no such object.
     pub fn word(&self, id: u32) -> usize {
         self.words[id as usize] as usize
+    }
+
+    /// Whether an object may be there, so that it can be looked at.
+    pub fn may_hold(&self, address: usize) -> bool {
+        address.is_multiple_of(WORD) && (self.start..self.end).contains(&address)
     }
 
     /// How many objects there are.

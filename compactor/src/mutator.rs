@@ -122,7 +122,10 @@ impl<'a> Mutator<'a> {
         let start = self.random.below(ROOTS);
         for _ in 0..HOPS {
             let address = roots.addresses[start];
-            // SAFETY: a root, or a reference that was followed: both are checked just below.
+            if !places.may_hold(address) {
+                return Err(format!("{address:#x} is not an address of the heap"));
+            }
+            // SAFETY: within the arena. Whether there is an object is looked at next.
             let object = unsafe { Object::at(address) };
             let Some(header) = object.header() else {
                 return Err(format!("no object at {address:#x}"));

@@ -101,7 +101,7 @@ impl Plan {
             if live == 0 {
                 empty.push(page);
             }
-            for id in first..next {
+            for (id, place) in places.iter_mut().enumerate().take(next).skip(first) {
                 let (old, words) = (heap.places.word(id as u32), heap.headers[id].words);
                 let new = if whole {
                     sources.len() * page_words + old % page_words
@@ -113,7 +113,7 @@ impl Plan {
                     open.1 += words;
                     open.0 * page_words + open.1 - words
                 };
-                places[id] = new as u32;
+                *place = new as u32;
                 passages.push(Passage { from: old as u32, to: new as u32, words: words as u32 });
                 if !whole {
                     forwarding.scattered.push((old as u32, new as u32));

@@ -26,9 +26,6 @@ enum Line<'a> {
     Run(Option<Run>),
 }
 
-// SAFETY: the pointers are to pages of the arenas, and to the worker's own buffer.
-unsafe impl Send for Line<'_> {}
-
 impl<'a> Worker<'a> {
     /// One whose pages go in groups of `most` at most.
     pub fn new(plan: &'a Plan, carrier: &'a Carrier<'a>, most: usize) -> Self {
@@ -136,7 +133,10 @@ impl<'a> Worker<'a> {
             _ => 0,
         };
         let words = page_size() / WORD;
-        self.buffer[slot * words..][..words].as_mut_ptr().cast()
+        assert!((slot + 1) * words <= self.buffer.len());
+        // Of the whole buffer, as pages that go together are read at once.
+        // SAFETY: within the buffer.
+        unsafe { self.buffer.as_mut_ptr().add(slot * words).cast() }
     }
 
     /// Copies objects together, and what they refer to is by new addresses then.

@@ -155,9 +155,7 @@ fn savings(case: &CaseResults, results: &Results, text: &mut String) {
             let kernel = copies * it.copied as f64 + drops * it.pages_before as f64;
             100.0 * kernel / it.cpu_ns as f64
         };
-        let share = row_of(case, Way::Copy)
-            .map(|row| row.values(share))
-            .and_then(|shares| summarize(shares));
+        let share = row_of(case, Way::Copy).map(|row| row.values(share)).and_then(summarize);
         if let Some(share) = share {
             let _ = write!(
                 text,
