@@ -24,6 +24,13 @@
 //!     cargo run --release -p refpage-bench -- traps --services --case 1M --with none
 //! ```
 //!
+//! What page moves save a compacting collector, beside copies and mremap: see [`moves`].
+//!
+//! ```text
+//!     cargo run --release -p refpage-bench -- moves              all cases, about 2 minutes
+//!     cargo run --release -p refpage-bench -- moves --quick      smaller and fewer, 10 seconds
+//! ```
+//!
 //! And, on an emulated Arm machine that counts them, instructions instead of time: see [`instructions`].
 //!
 //! - **case**: a workload, such as "allocate 256 MiB, write to every page".
@@ -46,6 +53,7 @@ mod engine;
 mod instructions;
 mod measure;
 mod memory;
+mod moves;
 mod peers;
 mod progress;
 mod random;
@@ -73,6 +81,7 @@ enum Command {
     Engine(engine::Arguments),
     Small(small::Arguments),
     Traps(traps::Arguments),
+    Moves(moves::Arguments),
     Instructions(instructions::Arguments),
     #[command(hide = true)]
     Work(work::Arguments),
@@ -82,6 +91,10 @@ enum Command {
     SmallWork(small::work::Arguments),
     #[command(hide = true)]
     TrapsWork(traps::work::Arguments),
+    #[command(hide = true)]
+    MovesWork(moves::work::Arguments),
+    #[command(hide = true)]
+    MovesRaw(moves::raw::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -89,12 +102,15 @@ fn main() -> ExitCode {
         Command::Engine(arguments) => engine::run(&arguments),
         Command::Small(arguments) => small::run(&arguments),
         Command::Traps(arguments) => traps::run(&arguments),
+        Command::Moves(arguments) => moves::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),
         Command::Count(arguments) => {
             instructions::count::run(&arguments).map(|()| ExitCode::SUCCESS)
         }
         Command::SmallWork(arguments) => small::work::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::TrapsWork(arguments) => traps::work::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::MovesWork(arguments) => moves::work::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::MovesRaw(arguments) => moves::raw::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Work(arguments) => work::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
