@@ -17,6 +17,9 @@
 //! - `cargo run --release -p refpage-bench -- traps [--quick] [--services]`: large blocks with and without
 //!   guards and quarantine, beside Scudo and an allocator that maps each block between guard pages.
 //!
+//! - `cargo run --release -p refpage-bench -- writes [--quick]`: which pages were written, by PAGEMAP_SCAN, by
+//!   mprotect with a signal handler, and by soft-dirty bits.
+//!
 //! Each checks what it reads: a byte that is not what it should be ends the benchmark. The first two
 //! know wall times of one thread only.
 //!

@@ -24,6 +24,13 @@
 //!     cargo run --release -p refpage-bench -- traps --services --case 1M --with none
 //! ```
 //!
+//! What it costs to know which pages were written: see [`writes`].
+//!
+//! ```text
+//!     cargo run --release -p refpage-bench -- writes             256 MiB, one to two minutes
+//!     cargo run --release -p refpage-bench -- writes --quick     32 MiB, some seconds
+//! ```
+//!
 //! And, on an emulated Arm machine that counts them, instructions instead of time: see [`instructions`].
 //!
 //! - **case**: a workload, such as "allocate 256 MiB, write to every page".
@@ -56,6 +63,7 @@ mod table;
 mod targets;
 mod traps;
 mod work;
+mod writes;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -73,6 +81,7 @@ enum Command {
     Engine(engine::Arguments),
     Small(small::Arguments),
     Traps(traps::Arguments),
+    Writes(writes::Arguments),
     Instructions(instructions::Arguments),
     #[command(hide = true)]
     Work(work::Arguments),
@@ -82,6 +91,8 @@ enum Command {
     SmallWork(small::work::Arguments),
     #[command(hide = true)]
     TrapsWork(traps::work::Arguments),
+    #[command(hide = true)]
+    WritesWork(writes::work::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -95,6 +106,8 @@ fn main() -> ExitCode {
         }
         Command::SmallWork(arguments) => small::work::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::TrapsWork(arguments) => traps::work::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Writes(arguments) => writes::run(&arguments),
+        Command::WritesWork(arguments) => writes::work::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Work(arguments) => work::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
