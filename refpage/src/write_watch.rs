@@ -17,12 +17,13 @@ use crate::sys::vm;
 /// Stretches that one system call tells of.
 const BATCH: usize = 64;
 
-/// Written pages, which are somewhere, and are no file's or the zero page: who only read what nobody
-/// wrote to, got one of those.
+/// Written pages, which are somewhere, and are not the zero page: who only read what nobody wrote to, got
+/// that. Whether a page is a file's is not asked: the kernel would look at each page for that, not only at the page table,
+/// and take ten times as long.
 const WRITTEN: Query = Query {
     all: States::WRITTEN,
     any: States::PRESENT.or(States::SWAPPED),
-    none: States::FILE.or(States::ZERO_PAGE),
+    none: States::ZERO_PAGE,
     protect: false,
 };
 
@@ -44,6 +45,8 @@ pub enum Reset {
 /// signals, no handler, no waiting. (`PAGEMAP_SCAN` and userfaultfd with `UFFD_FEATURE_WP_ASYNC`, Linux 6.7; the idea is that
 /// of Windows' `GetWriteWatch`.) A page that was moved counts as written, and one that was dropped does not: it
 /// reads as zeros, and is no page any more. Nothing is left at places without a page, so that pages can be moved there.
+/// (It is not for mappings of files: there, a page counts as written as soon as it is read, and if the mapping is shared, a
+/// written page that the kernel drops for want of memory counts no more.)
 ///
 /// ```
 /// use refpage::{Reset, WriteWatch};
