@@ -19,6 +19,8 @@
 //!
 //! - `cargo run --release -p refpage-bench -- moves [--quick]`: a heap that is compacted by page moves, by copies and
 //!   by mremap, and what each call costs by itself.
+//! - `cargo run --release -p refpage-bench -- writes [--quick]`: which pages were written, by PAGEMAP_SCAN, by
+//!   mprotect with a signal handler, and by soft-dirty bits.
 //!
 //! Each checks what it reads: a byte that is not what it should be ends the benchmark. The first two
 //! know wall times of one thread only.

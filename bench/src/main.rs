@@ -31,6 +31,13 @@
 //!     cargo run --release -p refpage-bench -- moves --quick      smaller and fewer, 10 seconds
 //! ```
 //!
+//! What it costs to know which pages were written: see [`writes`].
+//!
+//! ```text
+//!     cargo run --release -p refpage-bench -- writes             256 MiB, one to two minutes
+//!     cargo run --release -p refpage-bench -- writes --quick     32 MiB, some seconds
+//! ```
+//!
 //! And, on an emulated Arm machine that counts them, instructions instead of time: see [`instructions`].
 //!
 //! - **case**: a workload, such as "allocate 256 MiB, write to every page".
@@ -64,6 +71,7 @@ mod table;
 mod targets;
 mod traps;
 mod work;
+mod writes;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -82,6 +90,7 @@ enum Command {
     Small(small::Arguments),
     Traps(traps::Arguments),
     Moves(moves::Arguments),
+    Writes(writes::Arguments),
     Instructions(instructions::Arguments),
     #[command(hide = true)]
     Work(work::Arguments),
@@ -95,6 +104,8 @@ enum Command {
     MovesWork(moves::work::Arguments),
     #[command(hide = true)]
     MovesRaw(moves::raw::Arguments),
+    #[command(hide = true)]
+    WritesWork(writes::work::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -111,6 +122,8 @@ fn main() -> ExitCode {
         Command::TrapsWork(arguments) => traps::work::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::MovesWork(arguments) => moves::work::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::MovesRaw(arguments) => moves::raw::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Writes(arguments) => writes::run(&arguments),
+        Command::WritesWork(arguments) => writes::work::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Work(arguments) => work::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {

@@ -341,7 +341,8 @@ impl Engine {
     /// belong to. False if that cannot be read; then not all of them were told.
     pub fn ask_kernel(&self, pages: Pages, mut tell: impl FnMut(Pages, bool)) -> bool {
         let start = self.region().address(pages.first);
-        let told = self.pagemap.read(start, pages.count, |at, populated| {
+        let files = self.service() == Service::Cow;
+        let told = self.pagemap.read(start, pages.count, files, |at, populated| {
             tell(Pages { first: pages.first + at, count: 1 }, populated);
         });
         if !told {

@@ -18,15 +18,19 @@ use crate::sys::vm;
 /// Stretches that one system call tells of.
 const BATCH: usize = 64;
 
-/// Written pages, which are somewhere, and are no file's or the zero page: who only read what nobody
-/// wrote to, got one of those.
+/// Written pages, which are somewhere, and are not the zero page: who only read what nobody wrote to, got
+/// that. Whether a page is a file's is not asked: the kernel would look at each page for that, not only at the page table,
+/// and take ten times as long.
 const WRITTEN: Query = Query {
     all: States::WRITTEN,
     any: States::PRESENT.or(States::SWAPPED),
-    none: States::FILE.or(States::ZERO_PAGE),
+    none: States::ZERO_PAGE,
     protect: false,
     most: 0,
 };
+
+/// The same where pages may be a file's that nobody wrote to.
+const WRITTEN_COPIES: Query = Query { none: States::ZERO_PAGE.or(States::FILE), ..WRITTEN };
 
 /// As many pages as there are, wherever a number of them can be asked for.
 const ALL: usize = usize::MAX;
@@ -52,6 +56,8 @@ pub enum Reset {
 /// signals, no handler, no waiting. (`PAGEMAP_SCAN` and userfaultfd with `UFFD_FEATURE_WP_ASYNC`, Linux 6.7; the idea is that
 /// of Windows' `GetWriteWatch`.) A page that was moved counts as written, and one that was dropped does not: it
 /// reads as zeros, and is no page any more. Nothing is left at places without a page, so that pages can be moved there.
+/// (It is not for mappings of files: there, a page counts as written as soon as it is read, and if the mapping is shared, a
+/// written page that the kernel drops for want of memory counts no more.)
 ///
 /// ```
 /// use refpage::{Reset, WriteWatch};
@@ -166,7 +172,7 @@ impl<'m> WriteWatch<'m> {
         most: usize,
     ) -> Result<Written<'_>, Refused> {
         self.check_process()?;
-        Written::look(&self.pagemap, pages_of(start, len), reset, most)
+        Written::look(&self.pagemap, pages_of(start, len), WRITTEN, reset, most)
     }
 
     /// Whether it is this process's, and not that of the one that it was forked from.
@@ -213,15 +219,16 @@ impl Engine {
         }
         let start = self.region().address(pages.first) as usize;
         let addresses = start..start + (pages.count << self.region().page_shift());
-        if self.service() == Service::Cow && !self.region().in_zero_part(pages.first) {
-            self.watch_files(addresses.clone())?;
+        if self.service() != Service::Cow || self.region().in_zero_part(pages.first) {
+            return Written::look(&self.pagemap, addresses, WRITTEN, reset, most);
         }
-        Written::look(&self.pagemap, addresses, reset, most)
+        self.watch_files(addresses.clone())?;
+        Written::look(&self.pagemap, addresses, WRITTEN_COPIES, reset, most)
     }
 
     /// With `cow`, pieces of files are not registered before somebody asks.
     fn watch_files(&self, addresses: Range<usize>) -> Result<(), Refused> {
-        let mut looked = Written::look(&self.pagemap, addresses, Reset::No, ALL);
+        let mut looked = Written::look(&self.pagemap, addresses, WRITTEN, Reset::No, ALL);
         // Any of it may be another piece, which is not.
         let all = looked.as_mut().map_err(|refused| *refused);
         match all.and_then(|found| found.try_for_each(|found| found.map(drop))) {
@@ -276,10 +283,11 @@ impl<'a> Written<'a> {
     pub(crate) fn look(
         pagemap: &'a Pagemap,
         pages: Range<usize>,
+        query: Query,
         reset: Reset,
         most: usize,
     ) -> Result<Self, Refused> {
-        let query = Query { protect: reset == Reset::Yes, ..WRITTEN };
+        let query = Query { protect: reset == Reset::Yes, ..query };
         let found = [Stretch::default(); BATCH];
         let mut written = Self { pagemap, query, rest: pages, most, found, untold: 0..0 };
         written.find()?;

@@ -72,7 +72,7 @@ impl Space {
 }
 
 /// Lines of /proc/self/maps, counted without allocating: the heap here is the one under test.
-fn mappings() -> u64 {
+pub fn mappings() -> u64 {
     let mut file = File::open("/proc/self/maps").expect("/proc is mounted");
     let mut text = [0; 16 << 10];
     let mut lines = 0;

@@ -18,11 +18,11 @@ const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
 const OF_A_FILE: u64 = 1 << 61;
 
-/// The same as PAGEMAP_SCAN has it.
+/// The same as PAGEMAP_SCAN has it, where no page is a file's.
 const POPULATED: Query = Query {
     all: States::NONE,
     any: States::PRESENT.or(States::SWAPPED),
-    none: States::FILE,
+    none: States::NONE,
     protect: false,
     most: 0,
 };
@@ -69,11 +69,19 @@ impl Pagemap {
     }
 
     /// Calls `tell` for each of `count` pages from `start` with its place and whether it is
-    /// populated. False if that cannot be read; then not all of them were told.
-    pub fn read(&self, start: *mut u8, count: usize, mut tell: impl FnMut(usize, bool)) -> bool {
+    /// populated. `files` says whether some may be a file's. False if that cannot be read; then not
+    /// all of them were told.
+    pub fn read(
+        &self,
+        start: *mut u8,
+        count: usize,
+        files: bool,
+        mut tell: impl FnMut(usize, bool),
+    ) -> bool {
         let first = start as usize / page_size();
+        let query = Query { none: if files { States::FILE } else { States::NONE }, ..POPULATED };
         let told = match self.entries_only.load(Ordering::Relaxed) {
-            false => self.tell_by_scan(first, count, &mut tell),
+            false => self.tell_by_scan(first, count, query, &mut tell),
             true => 0,
         };
         self.tell_by_entries(first, told..count, &mut tell)
@@ -84,6 +92,7 @@ impl Pagemap {
         &self,
         first: usize,
         count: usize,
+        query: Query,
         tell: &mut impl FnMut(usize, bool),
     ) -> usize {
         let mut found = [Stretch::default(); STRETCHES];
@@ -95,7 +104,7 @@ impl Pagemap {
         };
         while told < count {
             let range = (first + told) * page_size()..(first + count) * page_size();
-            let (stretches, end) = match self.scan(range.clone(), POPULATED, &mut found) {
+            let (stretches, end) = match self.scan(range.clone(), query, &mut found) {
                 // A kernel that does not say how far it came would be asked for ever.
                 Ok((_, end)) if end <= range.start => return told,
                 Ok(answer) => answer,
@@ -199,7 +208,7 @@ mod tests {
 
     fn populated(map: &Pagemap, start: *mut u8, count: usize) -> Vec<usize> {
         let mut found = Vec::new();
-        let told = map.read(start, count, |page, populated| {
+        let told = map.read(start, count, true, |page, populated| {
             if populated {
                 found.push(page);
             }
@@ -260,7 +269,9 @@ mod tests {
             let from = unsafe { start.add(first * page_size()) };
             let told = |map: &Pagemap| {
                 let mut told = Vec::new();
-                assert!(map.read(from, count, |page, populated| told.push((page, populated))));
+                assert!(
+                    map.read(from, count, true, |page, populated| told.push((page, populated)))
+                );
                 told
             };
             let by_entries = told(&entries);

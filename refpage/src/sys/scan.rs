@@ -21,7 +21,8 @@ impl States {
     pub const SWAPPED: Self = Self(k::PAGE_IS_SWAPPED as u64);
     /// Written to since it was last write-protected, or never protected.
     pub const WRITTEN: Self = Self(k::PAGE_IS_WRITTEN as u64);
-    /// A file's, not a copy of it.
+    /// A file's, not a copy of it. The kernel looks at each page for this, not only at the page table, and
+    /// takes ten times as long.
     pub const FILE: Self = Self(k::PAGE_IS_FILE as u64);
     /// The zero page, which who reads a missing page gets.
     pub const ZERO_PAGE: Self = Self(k::PAGE_IS_PFNZERO as u64);

@@ -2,14 +2,16 @@
 
 use std::io::Read;
 use std::ops::Range;
+use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use refpage::moves::{Missing, Moved, Mover};
 use refpage::sys::vm::{self, page_size};
 use refpage::{Reset, WriteWatch};
+use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
-use rustix::mm::Advice;
+use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 /// A watch, or the printed reason why there is none.
 fn watch() -> Option<WriteWatch<'static>> {
@@ -132,6 +134,29 @@ fn who_only_reads_has_not_written() {
     memory.watch(&watch);
     (0..16).for_each(|page| assert!(memory.word(page).load(Ordering::Relaxed) <= 1));
     assert_eq!(memory.written(&watch, Reset::Yes), []);
+}
+
+#[test]
+fn what_is_written_to_a_files_mapping_is_told_as_long_as_it_is_there() {
+    let Some(watch) = watch() else { return };
+    let len = 8 * page_size();
+    let file = rustix::fs::memfd_create(c"test", MemfdFlags::empty()).expect("a file");
+    rustix::fs::ftruncate(&file, len as u64).expect("room");
+    for flags in [MapFlags::PRIVATE, MapFlags::SHARED] {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping, which goes with `memory`.
+        let start = unsafe { rustix::mm::mmap(null_mut(), len, access, flags, &file, 0) };
+        let memory = Memory { start: start.expect("a mapping").cast(), pages: 8 };
+        memory.write(1);
+        memory.watch(&watch);
+        assert_eq!(memory.written(&watch, Reset::Yes), [], "{flags:?}");
+        [1, 5].iter().for_each(|&page| memory.write(page));
+        let written = memory.written(&watch, Reset::Yes);
+        // The kernel may map pages around those that are touched.
+        assert!([1, 5].iter().all(|page| written.contains(page)), "{flags:?}: {written:?}");
+        memory.write(5);
+        assert!(memory.written(&watch, Reset::No).contains(&5), "{flags:?}");
+    }
 }
 
 #[test]
