@@ -447,8 +447,19 @@ pub unsafe fn usable_size(ptr: *const u8) -> usize {
     }
 }
 
-/// Gives free memory back to the kernel, but for about `pad` bytes: true if there was any. From a
-/// signal handler that interrupted the heap, nothing.
+/// Moves what is used of huge pages onto small ones where that is less than half, so that the huge pages can be given
+/// back to the kernel whole, and has it give up what it keeps of those that are no longer whole: how many bytes
+/// the heap holds less. No pointer changes; who uses the memory meanwhile waits a moment. It takes the service
+/// `lazy`, and memory without tags: elsewhere, and from a signal handler that interrupted the heap, it is 0.
+pub fn compact() -> usize {
+    let Some(heap) = start::try_heap().filter(|_| !Inside::is_interrupted()) else { return 0 };
+    let _inside = Inside::enter();
+    fork::settle(heap);
+    heap.engine.compact() << heap.engine.region().page_shift()
+}
+
+/// Gives free memory back to the kernel, but for about `pad` bytes, and what [`compact`] finds: true if there
+/// was any. From a signal handler that interrupted the heap, nothing.
 pub fn trim(pad: usize) -> bool {
     let Some(heap) = start::try_heap().filter(|_| !Inside::is_interrupted()) else { return false };
     let _inside = Inside::enter();
@@ -467,6 +478,8 @@ pub fn trim(pad: usize) -> bool {
         }
         any = true;
     }
+    // On the pool's pages, before those go.
+    any |= heap.engine.compact() > 0;
     heap.engine.drain_pool(usize::MAX) > 0 || any
 }
 

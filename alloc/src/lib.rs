@@ -88,7 +88,7 @@ mod written;
 pub use describe::{Description, Sort, State, describe};
 pub use fork::hook as hook_fork;
 pub use global::RefPage;
-pub use heap::stats;
+pub use heap::{compact, stats};
 pub use refpage::{Cause, Reset};
 pub use stats::{
     FALL_BACKS, Stats, guards, pattern, print_stats, service_name, service_reason, tags_name,

@@ -124,6 +124,8 @@ stats! {
     quarantined_bytes: h => h.cache.quarantine.lock().counts().1 * crate::page_map::SLOT;
     /// Freed large allocations that there was no time to put there (option `quarantine_share`).
     quarantine_skipped: h => h.cache.quarantine.lock().counts().2;
+    /// Pages that compaction gave up.
+    pages_compacted: h => h.engine.counters().compacted.get();
 }
 
 fn small_live_bytes(heap: &Heap) -> usize {

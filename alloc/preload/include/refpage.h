@@ -121,6 +121,8 @@ struct refpage_stats {
     uint64_t quarantined_bytes;
     /* Freed large allocations that there was no time to put there (option quarantine_share). */
     uint64_t quarantine_skipped;
+    /* Pages that compaction gave up (refpage_compact, malloc_trim). */
+    uint64_t pages_compacted;
 };
 
 /* Fills in the first size bytes of *out: give it sizeof(struct refpage_stats). What this version of the library
@@ -216,6 +218,12 @@ REFPAGE_API unsigned refpage_get_write_watch(unsigned flags, void *base, size_t 
 
 /* Has all of them count as not written to. Returns 0; nonzero and errno otherwise, as above. */
 REFPAGE_API unsigned refpage_reset_write_watch(void *base, size_t size);
+
+/* Moves what is used of huge pages onto small ones where that is half or less, and gives the huge pages back to the kernel
+ * whole; so with what the kernel keeps of those that are no longer whole. No pointer changes; who uses the memory
+ * meanwhile waits a moment. malloc_trim does it, too. Returns how many bytes the heap holds less: 0 where the service
+ * is not "lazy", and where memory has tags. */
+REFPAGE_API size_t refpage_compact(void);
 
 /* Writes the block of statistics that stats=1 prints at exit to the file descriptor fd. */
 REFPAGE_API void refpage_stats_print(int fd);

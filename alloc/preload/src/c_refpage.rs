@@ -132,6 +132,12 @@ impl From<Description> for CDescription {
     }
 }
 
+/// Gives up huge pages of which little is used: how many bytes the heap holds less.
+#[unsafe(no_mangle)]
+pub extern "C" fn refpage_compact() -> usize {
+    refpage_alloc::compact()
+}
+
 /// Fills in the first `size` bytes of a `struct refpage_description` with what the pointer is to, as [`refpage_stats`]
 /// does, and returns 1; 0, and nothing is stored, if it is not to the heap.
 ///

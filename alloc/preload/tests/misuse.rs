@@ -228,6 +228,7 @@ fn exactly_the_intended_symbols_are_exported() {
         "realloc",
         "reallocarray",
         "refpage_cause_name",
+        "refpage_compact",
         "refpage_describe",
         "refpage_get_write_watch",
         "refpage_pattern",
