@@ -10,7 +10,7 @@
 
 #define BLOCKS 512
 #define SIZE (128 * 1024ul)
-/* Of so many blocks, one is kept, and one page of it is used. */
+/* Of so many blocks, one is kept. */
 #define KEPT 8
 
 static unsigned char *blocks[BLOCKS];
@@ -28,22 +28,19 @@ static size_t resident(void) {
     return kib << 10;
 }
 
-static uint64_t *word(size_t block) {
-    return (uint64_t *)blocks[block] + 700;
+/* A block of huge pages, as far as they are to be had, that hold the content. */
+static unsigned char *huge(size_t size) {
+    unsigned char *block = need(malloc(size));
+    memset(block, other_byte(1), size);
+    /* Or the compiler leaves the block out. */
+    __asm__ volatile("" : : "r"(block) : "memory");
+    free(block);
+    /* The same memory again. */
+    return need(malloc(size));
 }
 
-/* Writes to all of many blocks, so that huge pages come, and frees most of them. */
-static void prepare(void) {
-    for (size_t i = 0; i < BLOCKS; i++) {
-        CHECK(blocks[i] = malloc(SIZE));
-        memset(blocks[i], 7, SIZE);
-    }
-    for (size_t i = 0; i < BLOCKS; i++)
-        if (i % KEPT) {
-            free(blocks[i]);
-            blocks[i] = NULL;
-        } else
-            *word(i) = i;
+static uint64_t *word(size_t block) {
+    return (uint64_t *)blocks[block];
 }
 
 static void *count(void *counted) {
@@ -55,26 +52,20 @@ static void *count(void *counted) {
     return NULL;
 }
 
-/* What is kept is as it was, but for the counted words. */
-static void check_kept(size_t counted) {
-    for (size_t i = 0; i < BLOCKS; i += KEPT) {
-        CHECK(*word(i) == i + counted);
-        *word(i) = 0x0707070707070707;
-        for (size_t at = 0; at < SIZE; at++)
-            CHECK(blocks[i][at] == 7);
-    }
-}
-
-/* A thread counts in what is kept while another compacts, and one allocates and frees. */
+/* A thread counts here and there in a block while another compacts it, and allocates and frees. */
 static void threads(void) {
     pthread_t thread;
     size_t counted = 0;
-    prepare();
+    unsigned char *block = huge(BLOCKS * SIZE);
+    for (size_t i = 0; i < BLOCKS; i += KEPT) {
+        blocks[i] = block + i * SIZE;
+        *word(i) = i;
+    }
     CHECK(pthread_create(&thread, NULL, count, &counted) == 0);
     for (int i = 0; i < 50; i++) {
         void *more[16];
         for (size_t j = 0; j < 16; j++) {
-            CHECK(more[j] = malloc(SIZE));
+            more[j] = need(malloc(SIZE));
             EXPECT_PATTERN(more[j], SIZE, "a new block");
             memset(more[j], 9, SIZE / 2);
         }
@@ -85,30 +76,35 @@ static void threads(void) {
     }
     atomic_store(&stop, 1);
     CHECK(pthread_join(thread, NULL) == 0);
-    check_kept(counted);
+    for (size_t i = 0; i < BLOCKS; i += KEPT) {
+        CHECK(*word(i) == i + counted);
+        EXPECT_PATTERN(blocks[i] + 8, KEPT * SIZE - 8, "the rest");
+    }
+    free(block);
 }
 
 /* malloc_trim gives back what is free, also where a huge page is free only in part. */
 static void trim(void) {
-    prepare();
+    for (size_t i = 0; i < BLOCKS; i++) {
+        blocks[i] = need(malloc(SIZE));
+        memset(blocks[i], 7, SIZE);
+    }
+    for (size_t i = 0; i < BLOCKS; i++)
+        if (i % KEPT)
+            free(blocks[i]);
     size_t before = resident();
     malloc_trim(0);
     size_t after = resident();
     if (after > before - BLOCKS * SIZE / 2)
         FAIL("%zu bytes are resident of %zu", after, before);
-    check_kept(0);
+    for (size_t i = 0; i < BLOCKS; i += KEPT)
+        EXPECT_BYTES(blocks[i], SIZE, 7, "what is kept");
 }
 
 /* To compaction, a block of which only a few bytes were written is free memory for the most part. */
 static void sparse(void) {
     size_t size = 64 * MIB;
-    /* So that the same memory comes with huge pages that hold the content again. */
-    unsigned char *block = need(malloc(size));
-    memset(block, 1, size);
-    /* Or the compiler leaves the block out. */
-    __asm__ volatile("" : : "r"(block) : "memory");
-    free(block);
-    block = need(malloc(size));
+    unsigned char *block = huge(size);
     for (size_t at = 0; at < size; at += 2 * MIB)
         block[at] = other_byte(1);
     size_t before = resident();
