@@ -18,8 +18,9 @@ use refpage_compactor::{Outcome, Setup, Shape, Way, run};
 const EXIT_CODES: &str = "\
 Exit codes:
   0  every object is what it should be
-  1  one is not, or this kernel does not move pages (Linux 6.8)
-  2  the arguments make no sense";
+  1  one is not
+  2  the arguments make no sense
+  3  this kernel does not move pages (Linux 6.8)";
 
 /// Compact a heap while threads use it: by page moves, by copies, by mremap
 #[derive(Parser)]
@@ -52,7 +53,12 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match compact(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    if let Err(why) = Mover::new() {
+        eprintln!("error: {why}");
+        return ExitCode::from(3);
+    }
+    match compact(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

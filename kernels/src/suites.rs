@@ -12,7 +12,8 @@ use crate::event::{Plan, Setting, Suite};
 use crate::toolchain::Toolchain;
 
 /// The packages whose tests are run.
-const PACKAGES: [&str; 4] = ["refpage", "refpage-alloc", "refpage-mte", "refpage-preload"];
+const PACKAGES: [&str; 5] =
+    ["refpage", "refpage-alloc", "refpage-compactor", "refpage-mte", "refpage-preload"];
 /// What the suite of a library's own tests is called, behind its name.
 const UNIT: &str = "unit";
 /// Real programs, which are in no guest; and the check that the C programs compile, which is run before.
@@ -20,7 +21,7 @@ const LEFT_OUT: [&str; 2] = ["programs", COMPILE];
 /// What a quick run leaves out, by parts of names: tests that take an emulated processor minutes (the suite `process` forks
 /// too), and those that look at memory, at limits, at small blocks, at injected failures or at many kinds of misuse, which
 /// this machine's own kernel is as good for.
-pub const SLOW: [&str; 14] = [
+pub const SLOW: [&str; 15] = [
     "limits::",
     "vma::",
     "injected::",
@@ -35,6 +36,7 @@ pub const SLOW: [&str; 14] = [
     "aligned_allocation",
     "what_realloc_",
     "sampled_small_allocations",
+    "map_limit::",
 ];
 /// The suites that need a guest to be set up for them.
 const SETTINGS: [(&str, Setting); 2] =

@@ -105,3 +105,57 @@ for_each_service! {
     pages_that_are_merged => check_merged;
     memory_that_is_compacted => |service| check("compacted", service);
 }
+
+/// The library's own moves, without the heap.
+#[test]
+fn what_is_swapped_out_moves_without_being_read_back() {
+    use engine::moves::{Missing, Moved, Mover};
+    const PAGES: usize = 64;
+    let Some(_swap) = Swap::on() else { return };
+    let mover = match Mover::new() {
+        Ok(mover) => mover,
+        Err(why) => return skipped(why),
+    };
+    let arena = || mover.arena(PAGES, Missing::Zeros).expect("address space");
+    let (from, to) = (arena(), arena());
+    let page = engine::sys::vm::page_size();
+    // SAFETY: an arena of this test's.
+    let words = |arena: &engine::moves::Arena<'_>, at| unsafe {
+        std::slice::from_raw_parts_mut(arena.address(at).cast::<u64>(), page / 8)
+    };
+    (0..PAGES).for_each(|at| words(&from, at).fill(at as u64 + 1));
+    // SAFETY: as above; what the pages hold stays.
+    unsafe { libc::madvise(from.address(0).cast(), PAGES * page, libc::MADV_PAGEOUT) };
+    let gone = swapped(&from.addresses());
+    if gone == 0 {
+        return skipped("the kernel swaps nothing out when it is told to");
+    }
+    let faults = major_faults();
+    assert_eq!(to.at(0).move_from(from.at(0), PAGES), Moved { pages: PAGES, stop: None });
+    assert_eq!(major_faults(), faults, "none was read back");
+    assert_eq!((swapped(&from.addresses()), swapped(&to.addresses())), (0, gone));
+    for at in 0..PAGES {
+        assert!(words(&to, at).iter().all(|&word| word == at as u64 + 1), "page {at}");
+    }
+    assert!(major_faults() > faults, "now they were");
+}
+
+/// Pages that are swapped out, as /proc/self/pagemap tells (bit 62).
+fn swapped(addresses: &std::ops::Range<usize>) -> usize {
+    use std::os::unix::fs::FileExt;
+    let page = engine::sys::vm::page_size();
+    let mut entries = vec![0; addresses.len() / page * 8];
+    let map = fs::File::open("/proc/self/pagemap").expect("/proc");
+    map.read_exact_at(&mut entries, (addresses.start / page * 8) as u64).expect("the page map");
+    entries.chunks(8).filter(|entry| entry[7] >> 6 & 1 == 1).count()
+}
+
+/// Those of the thread that waited for a device.
+fn major_faults() -> i64 {
+    // SAFETY: zeros are a value, and getrusage writes the struct.
+    unsafe {
+        let mut usage = std::mem::zeroed::<libc::rusage>();
+        assert_eq!(libc::getrusage(libc::RUSAGE_THREAD, &mut usage), 0);
+        usage.ru_majflt
+    }
+}
