@@ -48,6 +48,8 @@ const QUICK: [Quick; 5] = [
             "misuse::",
             "traps::",
             "process::",
+            "compaction::",
+            "compact::threads",
             "::eager",
             "::memset",
         ],

@@ -176,10 +176,11 @@ impl Engine {
             return;
         }
         for stretch in self.region().present().stretches(pages, true) {
+            let start = self.region().address(stretch.first);
             let mut out = stretch.prefix(0);
-            swap::read(self.region().address(stretch.first), stretch.count, |at, in_memory| {
+            let mut tell = |at: usize, swapped: bool| {
                 let page = stretch.first + at;
-                if in_memory {
+                if !swapped {
                     return;
                 }
                 if page != out.end() {
@@ -187,7 +188,10 @@ impl Engine {
                     out = Pages { first: page, count: 0 };
                 }
                 out.count += 1;
-            });
+            };
+            if !self.pagemap.read_swapped(start, stretch.count, &mut tell) {
+                swap::read(start, stretch.count, |at, in_memory| tell(at, !in_memory));
+            }
             self.discard(out);
         }
     }
