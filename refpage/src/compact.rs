@@ -25,6 +25,7 @@ use crate::engine::Engine;
 use crate::huge::{Block, HUGE, Settled};
 use crate::place::Fresh;
 use crate::pool::Pool;
+use crate::runs::RunWindow;
 use crate::service::Service;
 use crate::sys::lock::Mutex;
 use crate::sys::uffd::{Channel, Watch};
@@ -210,7 +211,7 @@ impl Engine {
         };
         let whole = blocks.is_huge(block.first);
         // To be looked at, what is swapped out would be read back in.
-        if (!whole && swap::is_in_use()) || self.region().in_zero_part(block.end()) {
+        if (!whole && swap::is_in_use()) || self.region().in_zero_part(block.end() - 1) {
             return true;
         }
         let Some(tray) = pool.huge.take_empty() else { return true };
@@ -219,9 +220,13 @@ impl Engine {
             return false;
         };
         let taken = self.take_out(channel, block, &tray);
+        if taken.count() == 0 {
+            pool.huge.settle(tray, Settled::Gone);
+            return true;
+        }
         let mut used = Marks::default();
         for at in (0..block.count).filter(|&at| taken.get(at)) {
-            if !self.is_as_missing(block.first + at, self.in_tray(&tray, at)) {
+            if !self.is_as_good_as_missing(block.first + at, self.in_tray(&tray, at)) {
                 used.set(at);
             }
         }
@@ -274,9 +279,13 @@ impl Engine {
         taken
     }
 
-    /// Whether a page holds what it would if it were missing.
-    fn is_as_missing(&self, page: usize, held: *const u8) -> bool {
+    /// Whether a page may be missing: it holds what it would then, and nobody asks whether it was written to.
+    fn is_as_good_as_missing(&self, page: usize, held: *const u8) -> bool {
         let run = self.runs().run_at(page);
+        // Missing, it would not be told as written to.
+        if run.is_some_and(RunWindow::is_watched) {
+            return false;
+        }
         let zero = run.is_some_and(|run| page.wrapping_sub(run.pages().first) < run.zero_pages());
         let fresh = if zero { Fresh::Zero } else { Fresh::Content };
         let Content::Pattern(pattern) = self.value_of(fresh) else { return false };

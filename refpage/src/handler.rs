@@ -136,8 +136,11 @@ impl Handler {
         }
     }
 
-    /// Sleeps until there is a fault.
+    /// Sleeps until there is a fault, unless there is work left.
     fn sleep(&mut self, timeout_ms: u64) {
+        if self.to_compact.is_some() {
+            return;
+        }
         let before = vm::thread_cpu_ns();
         self.engine.counters().handler_cpu_ns.set(before);
         match self.channel.poll(Some(timeout_ms)) {
