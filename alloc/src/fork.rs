@@ -187,14 +187,9 @@ unsafe extern "C" fn in_child() {
     // SAFETY: taken in `before` by the thread that this one is the image of.
     unsafe { release(heap) };
     heap.engine.leave_channel();
-    if AT_REST.load(Relaxed) {
-        if missing::fill_upto(heap, FEW) {
-            heap.fork_word.set(UNSETTLED);
-        } else {
-            equip(heap, true);
-        }
+    if AT_REST.load(Relaxed) && missing::fill_upto(heap, FEW) {
+        heap.fork_word.set(UNSETTLED);
     } else {
-        heap.engine.set_sure(heap.engine.service() != Service::Lazy);
         equip(heap, true);
     }
     thread::restore_signals(SIGNALS.load(Relaxed));
@@ -234,6 +229,5 @@ fn is_at_rest(heap: &Heap) -> bool {
         return true;
     }
     // Nobody is left who could fault, so it comes to rest.
-    let rests = thread::count() == Some(2) && heap.engine.is_handler_idle();
-    rests && (heap.engine.is_sure() || missing::learn(heap))
+    thread::count() == Some(2) && heap.engine.is_handler_idle()
 }

@@ -11,23 +11,11 @@ use crate::page_map::Kind;
 /// Puts everything in place, for a child that has no fault channel and may not read zeros instead.
 pub fn fill(heap: &Heap) {
     let _ = each(heap, |pages, fresh| {
-        // What was about to be put in place, in the parent, never will be. Without knowing better, what is
-        // noted is more likely right than wrong.
-        let _ = heap.engine.learn(pages);
+        // What was about to be put in place, in the parent, never will be.
+        heap.engine.learn_missing(pages);
         heap.engine.fill_missing(pages, fresh);
         Continue(())
     });
-}
-
-/// Finds out what is missing, where what is noted may be wrong, for as long as nobody puts pages in place: false if
-/// that cannot be.
-pub fn learn(heap: &Heap) -> bool {
-    let learnt = each(heap, |pages, _| match heap.engine.learn(pages) {
-        Some(_) => Continue(()),
-        None => Break(()),
-    });
-    heap.engine.set_sure(learnt.is_continue());
-    learnt.is_continue()
 }
 
 /// The same, if it is at most `most` pages; else false, and some of them may be in place.
@@ -41,6 +29,10 @@ pub fn fill_upto(heap: &Heap, most: usize) -> bool {
         // Behind the first one there may be as many again.
         let Some(stretch) = present.next_stretch(pages, false) else { return Continue(()) };
         let rest = Pages::span(stretch.first, pages.end());
+        // Before anything is overwritten: a thread of the parent's may have been about to note it.
+        if !heap.engine.note_in_memory(rest) {
+            return Break(());
+        }
         match left.checked_sub(rest.count - present.count(rest)) {
             Some(fewer) => left = fewer,
             None => return Break(()),
@@ -58,10 +50,14 @@ pub fn count_zeros_read(heap: &Heap) {
         return;
     }
     heap.engine.forget_pagemap();
+    let present = heap.engine.region().present();
     let _ = each(heap, |pages, fresh| {
-        let read = heap.engine.learn(pages);
+        heap.engine.learn_missing(pages);
+        let before = present.count(pages);
+        heap.engine.learn_present(pages);
         if fresh == Fresh::Content {
-            heap.engine.note_many(Cause::CloneReadZeros, read.unwrap_or(0));
+            let read = present.count(pages).saturating_sub(before);
+            heap.engine.note_many(Cause::CloneReadZeros, read);
         }
         Continue(())
     });

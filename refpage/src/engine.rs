@@ -134,9 +134,6 @@ pub struct Engine {
     /// The page whose fault the handler is answering, plus one; 0 between faults.
     serving: AtomicUsize,
     pub(crate) marked: Marked,
-    /// Whether pages may be missing that are noted as present, for longer than somebody takes to put
-    /// them in place.
-    unsure: AtomicBool,
     counters: Counters,
 }
 
@@ -196,7 +193,6 @@ impl Engine {
             pagemap: Pagemap::new(),
             serving: AtomicUsize::new(0),
             marked: Marked::default(),
-            unsure: AtomicBool::new(false),
             counters: Counters::default(),
         })
     }
@@ -299,16 +295,6 @@ impl Engine {
         self.serving.load(Ordering::SeqCst) == page + 1
     }
 
-    /// Whether no page is missing that is noted as present, unless somebody is about to put it in place.
-    pub fn is_sure(&self) -> bool {
-        !self.unsure.load(Ordering::Relaxed)
-    }
-
-    /// Says whether that is so. In the child of a process in which somebody was about to, it is not.
-    pub fn set_sure(&self, sure: bool) {
-        self.unsure.store(!sure, Ordering::Relaxed);
-    }
-
     /// Waits while the handler answers a fault on one of `pages`, which the caller is about to make
     /// something else of. A thread that waits for a page may be gone before it is there: a signal
     /// handler can leave the place by longjmp. The handler waits for nobody, so this ends.
@@ -316,6 +302,14 @@ impl Engine {
         while let Some(page) = self.serving.load(Ordering::SeqCst).checked_sub(1)
             && pages.contains(page)
         {
+            rustix::thread::sched_yield();
+        }
+    }
+
+    /// Waits while the handler is at the answer that it is at now. Not for the handler itself.
+    pub(crate) fn let_answer_finish(&self) {
+        let serving = self.serving.load(Ordering::SeqCst);
+        while serving != 0 && self.serving.load(Ordering::SeqCst) == serving {
             rustix::thread::sched_yield();
         }
     }

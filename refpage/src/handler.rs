@@ -39,6 +39,9 @@ const MOST_MADE: usize = 4;
 /// stopped.
 const MOST_TRIES: u32 = 10_000;
 
+/// How often another channel is tried to be opened.
+const REOPENED: u32 = 10_000;
+
 /// Starts the handler of `engine`.
 ///
 /// # Safety
@@ -95,7 +98,14 @@ fn own_channel(engine: &Engine) -> Channel {
     }
     // The program closed it before this thread had it.
     thread::close_all_but(-1);
-    match engine.reopen() {
+    // A child that was forked just now may have the old one still, which it lets go of.
+    let reopened = (0..REOPENED).find_map(|tries| {
+        if tries > 0 {
+            rustix::thread::sched_yield();
+        }
+        engine.reopen()
+    });
+    match reopened {
         Some(uffd) => uffd.keep_open(),
         None => report::die_without_stderr(format_args!(
             "the program closed the userfaultfd, and another one cannot be had; memory could not be \

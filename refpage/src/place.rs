@@ -15,7 +15,7 @@ use crate::huge::{HUGE, Settled};
 use crate::pool::Pool;
 use crate::service::Service;
 use crate::sys::uffd::{Channel, Progress};
-use crate::sys::{report, vm};
+use crate::sys::{report, swap, vm};
 
 /// Bytes of each source that UFFDIO_COPY reads from: small enough to stay in cache.
 const SOURCE: usize = 16 << 10;
@@ -124,6 +124,10 @@ impl Engine {
                     None => break,
                 }
             }
+        }
+        if !channel.is_quiet() {
+            // The handler may have left them to whom they belong, and noted it.
+            self.region().present().set(pages.prefix(pages.count - rest.count));
         }
         if rest.count > 0 {
             self.put_in(channel, rest, fresh);
@@ -236,7 +240,7 @@ impl Engine {
             // theirs, and nobody waits for them.
             let pool = self.movable_pool_at(pages.first).filter(|_| channel.is_quiet());
             let Some(tray) = pool.and_then(Pool::tray) else {
-                return self.leave_to_handler(pages, fresh);
+                return self.leave_to_handler(channel, pages, fresh);
             };
             Some(tray)
         } else {
@@ -264,6 +268,10 @@ impl Engine {
                 None => channel.copy(dst, source, len),
             };
             count.add(done >> shift);
+            if !channel.is_quiet() {
+                // See `place`.
+                self.region().present().set(rest.prefix(done >> shift));
+            }
             rest = rest.skip(done >> shift);
             tries = if done > 0 { 0 } else { tries + 1 };
             match stop {
@@ -289,7 +297,7 @@ impl Engine {
                 }
                 Some(Errno::NOMEM) if !self.is_serving(rest.first) => {
                     self.note(Cause::CopyNoMemory);
-                    return self.leave(rest, fresh);
+                    return self.leave(channel, rest, fresh);
                 }
                 Some(errno @ (Errno::AGAIN | Errno::NOMEM | Errno::INTR | Errno::BUSY))
                     if tries < TRIES =>
@@ -304,11 +312,7 @@ impl Engine {
                 // on these pages are still the handler's, but in the zero part there are none.
                 Some(errno) if self.is_lost(channel, errno) => {
                     self.note(Cause::ChannelLost);
-                    // The handler has its own.
-                    if errno != Errno::SRCH {
-                        self.channel.close();
-                    }
-                    return self.leave(rest, fresh);
+                    return self.leave(channel, rest, fresh);
                 }
                 Some(errno) => {
                     sources.give_up();
@@ -344,9 +348,9 @@ impl Engine {
     }
 
     /// Leaves pages missing that the handler serves; elsewhere they are filled by hand.
-    fn leave_to_handler(&self, pages: Pages, fresh: Fresh) {
+    fn leave_to_handler(&self, channel: Channel, pages: Pages, fresh: Fresh) {
         if self.is_handled(pages.first) {
-            self.set_sure(false);
+            self.note_left(channel, pages);
         } else {
             self.counters().filled.add(pages.count);
             self.fill_pages(pages, self.value_of(fresh));
@@ -355,16 +359,30 @@ impl Engine {
 
     /// Leaves pages missing that nobody waits for yet: they may be had when somebody does. Where they
     /// would not be served then, it is now that they are needed, and the kernel that says what happens.
-    ///
-    /// They stay noted as present. Meanwhile the handler may have put one in place, for a window that
-    /// reaches here or for who was handed a part of it; were that noted as missing, what the program writes
-    /// there would be taken for the content.
-    fn leave(&self, pages: Pages, fresh: Fresh) {
+    fn leave(&self, channel: Channel, pages: Pages, fresh: Fresh) {
         if fresh == Fresh::Content && self.region().in_zero_part(pages.first) {
             self.fill_pages(pages, self.content());
         } else {
-            self.set_sure(false);
+            self.note_left(channel, pages);
         }
+    }
+
+    /// Notes pages as missing again that could not be put in place, but for those that another one has put there
+    /// meanwhile: the handler for a window that reaches here, or for a thread that was handed a part of a span
+    /// before that was ready; a thread, for what it readies, while the handler leaves it. Were such a page noted as
+    /// missing, what the program writes there would be taken for the content.
+    fn note_left(&self, channel: Channel, pages: Pages) {
+        let present = self.region().present();
+        present.clear(pages);
+        if !channel.is_quiet() {
+            // What the handler is at now, it may have noted before.
+            self.let_answer_finish();
+        }
+        swap::read(self.region().address(pages.first), pages.count, |at, in_memory| {
+            if in_memory {
+                present.set(Pages { first: pages.first + at, count: 1 });
+            }
+        });
     }
 
     /// A thread waits for a page that there is no memory for: gives back all that is only kept for

@@ -89,8 +89,6 @@ impl Engine {
         match self.service() {
             Service::Off => {}
             _ if self.serves(pages) => self.place_dense(self.channel(), pages, Fresh::Content),
-            // Only the handler has the channel still.
-            _ if self.is_handled(pages.first) => {}
             _ => self.fill_missing(pages, Fresh::Content),
         }
     }
@@ -113,7 +111,7 @@ impl Engine {
     /// Whether the channel can put pages in place there: on a kernel that knows no move targets,
     /// only where the handler does.
     fn serves(&self, pages: Pages) -> bool {
-        self.channel.get().is_some() && (self.is_handled(pages.first) || self.moves_at(pages.first))
+        self.is_handled(pages.first) || self.moves_at(pages.first)
     }
 
     /// As [`prefill`](Self::prefill), for memory that is used page by page: the 2 MiB blocks that
@@ -122,7 +120,7 @@ impl Engine {
     pub fn prefill_ahead(&self, pages: Pages) {
         let per_block = self.pages_per_block();
         let affordable = self.region().present().total() / SHARE >= per_block;
-        if self.service() == Service::Lazy && affordable && self.serves(pages) && pages.count > 0 {
+        if self.service() == Service::Lazy && affordable && pages.count > 0 {
             let block = pages.first / per_block * per_block;
             for block in (block..pages.end()).step_by(per_block) {
                 if self.takes_huge(block) {
@@ -202,10 +200,6 @@ impl Engine {
         if self.service() == Service::Off {
             let present = self.region().present().count(pages);
             return Touched { pages: present, prefix: present };
-        }
-        if !self.is_sure() && self.is_handled(pages.first) {
-            // What was left missing is not to be put in place for this: there may be no memory.
-            let _ = self.learn(pages);
         }
         let content = self.value_of(fresh);
         let mut touched = Touched::default();
@@ -321,19 +315,31 @@ impl Engine {
         self.discard(pages)
     }
 
-    /// Learns which of `pages` are present: for a process in which nobody else puts pages in place now, and what
-    /// is noted may be wrong. How many were noted as missing and are not; none if that cannot be found out.
-    pub fn learn(&self, pages: Pages) -> Option<usize> {
-        let present = self.region().present();
-        let mut unknown = 0;
-        let asked = self.ask_kernel(pages, |page, populated| match populated {
-            true => {
-                unknown += usize::from(!present.get(page.first));
-                self.note_present(page);
+    /// Learns which of `pages` are missing though somebody was about to put them in place: for a
+    /// child, where that somebody is no more.
+    pub fn learn_missing(&self, pages: Pages) {
+        // Without knowing better, what is noted is more likely right than wrong.
+        let _ = self.ask_kernel(pages, |page, populated| {
+            if !populated {
+                self.region().present().clear(page);
             }
-            false => present.clear(page),
         });
-        asked.then_some(unknown)
+    }
+
+    /// Notes as present what of `pages` is in memory, for such a child. False where something may be swapped out, of
+    /// which that cannot be told.
+    pub fn note_in_memory(&self, pages: Pages) -> bool {
+        if swap::is_in_use() {
+            return false;
+        }
+        for stretch in self.region().present().stretches(pages, false) {
+            swap::read(self.region().address(stretch.first), stretch.count, |at, in_memory| {
+                if in_memory {
+                    self.note_present(Pages { first: stretch.first + at, count: 1 });
+                }
+            });
+        }
+        true
     }
 
     /// In a child of fork or clone: what is asked about memory is to be about its own.
