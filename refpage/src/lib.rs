@@ -22,6 +22,8 @@
 //! - **Tag**: where the processor has memory tags, what a run's memory and the pointers to it carry
 //!   alike; see the crate `mte`.
 //! - **Guard**: a page that ends who touches it; it has no mapping of its own.
+//! - **Compaction**, of `lazy`: huge pages of which little is used are given up for small ones; a **tray** is
+//!   where the handler has the block meanwhile.
 //! - **Mover**, of `cow` and `eager`: a channel for user mode only, which sees no faults, but through
 //!   which anonymous memory is filled by moves when it is allocated.
 //!
