@@ -174,11 +174,10 @@ impl Engine {
             return;
         }
         for stretch in self.region().present().stretches(pages, true) {
-            let start = self.region().address(stretch.first);
             let mut out = stretch.prefix(0);
-            let mut tell = |at: usize, swapped: bool| {
+            swap::read(self.region().address(stretch.first), stretch.count, |at, in_memory| {
                 let page = stretch.first + at;
-                if !swapped {
+                if in_memory {
                     return;
                 }
                 if page != out.end() {
@@ -186,10 +185,7 @@ impl Engine {
                     out = Pages { first: page, count: 0 };
                 }
                 out.count += 1;
-            };
-            if !self.pagemap.read_swapped(start, stretch.count, &mut tell) {
-                swap::read(start, stretch.count, |at, in_memory| tell(at, !in_memory));
-            }
+            });
             self.discard(out);
         }
     }

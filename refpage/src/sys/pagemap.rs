@@ -87,19 +87,6 @@ impl Pagemap {
         self.tell_by_entries(first, told..count, &mut tell)
     }
 
-    /// The same with whether it is swapped out, or on its way elsewhere: false where the kernel has no PAGEMAP_SCAN, too.
-    pub fn read_swapped(
-        &self,
-        start: *mut u8,
-        count: usize,
-        mut tell: impl FnMut(usize, bool),
-    ) -> bool {
-        let query = Query { any: States::SWAPPED, ..POPULATED };
-        let first = start as usize / page_size();
-        !self.entries_only.load(Ordering::Relaxed)
-            && self.tell_by_scan(first, count, query, &mut tell) == count
-    }
-
     /// How many pages were told before the kernel refused.
     fn tell_by_scan(
         &self,
