@@ -217,7 +217,7 @@ mod tests {
     use refpage::sys::vm;
 
     use crate::heap;
-    use crate::options::{Options, ServiceChoice};
+    use crate::options::{MteChoice, Options, ServiceChoice};
     use crate::page_map::SLOT;
 
     /// A child with a heap of its own that runs this, and ends with 0 if it gets to its end: how it ends, and what it says.
@@ -249,7 +249,9 @@ mod tests {
 
     /// A block of a megabyte, behind which a marker lies; none where the kernel has none.
     fn guarded() -> Option<*mut u8> {
-        start::set_defaults(start::Defaults::new(Options::new().service(ServiceChoice::Memset)));
+        // With memory tags there are no guards, and so nothing to tell.
+        let options = Options::new().service(ServiceChoice::Memset).mte(MteChoice::Off);
+        start::set_defaults(start::Defaults::new(options));
         let block = heap::allocate(16 * SLOT, 16, false);
         // SAFETY: the block is of that size; slots behind it are nobody's in a heap that is new.
         unsafe { vm::install_guards(block.add(16 * SLOT), SLOT) }.ok()?;
