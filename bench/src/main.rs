@@ -63,7 +63,6 @@ mod memory;
 mod moves;
 mod peers;
 mod progress;
-mod random;
 mod results;
 mod rounds;
 mod small;

@@ -46,4 +46,5 @@ pub use account::{allocated_pages, mappings, minor_faults, thread_cpu};
 pub use carry::Way;
 pub use heap::Shape;
 pub use outcome::{Failure, Outcome};
+pub use random::Random;
 pub use run::{Setup, run, run_with};

@@ -11,6 +11,10 @@ impl Random {
     }
 
     /// The next 64 random bits.
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "numbers without end are not to be gone through"
+    )]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)
@@ -25,6 +29,15 @@ impl Random {
     pub fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
+
+    /// The numbers below `count` in random order.
+    pub fn permutation(&mut self, count: usize) -> Vec<usize> {
+        let mut numbers: Vec<usize> = (0..count).collect();
+        for last in (1..count).rev() {
+            numbers.swap(last, self.below(last + 1));
+        }
+        numbers
+    }
 }
 
 /// Bits in which each bit of `value` counts.
@@ -32,4 +45,19 @@ pub fn mix(value: u64) -> u64 {
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     value ^ (value >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_permutation_holds_every_number_and_repeats() {
+        let order = Random::new(7).permutation(1000);
+        assert_eq!(order, Random::new(7).permutation(1000));
+        assert_ne!(order, (0..1000).collect::<Vec<_>>());
+        let mut sorted = order;
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..1000).collect::<Vec<_>>());
+    }
 }

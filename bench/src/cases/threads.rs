@@ -6,7 +6,7 @@ use std::thread;
 use super::{Case, KIB, MIB, Outcome, Scale, Work};
 use crate::measure::Meter;
 use crate::memory::{Block, Memory, Wrong};
-use crate::random::Random;
+use refpage_compactor::Random;
 
 const LEAST: usize = 256 * KIB;
 const MOST: usize = MIB;

@@ -1,6 +1,6 @@
 //! Which pages of a block are written to, and in which order.
 
-use crate::random::Random;
+use refpage_compactor::Random;
 
 /// A choice of pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

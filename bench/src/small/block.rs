@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::ptr::NonNull;
 
 use crate::memory::{Memory, Wrong};
-use crate::random::Random;
+use refpage_compactor::Random;
 
 /// The shortest block: its stamp is a word at either end.
 pub const LEAST: usize = 8;

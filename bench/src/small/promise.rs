@@ -5,7 +5,7 @@ use std::thread;
 use super::harness::joined;
 use crate::cases::Scale;
 use crate::memory::{Block, Memory, Wrong};
-use crate::random::Random;
+use refpage_compactor::Random;
 
 /// Every size up to this is asked for.
 const SMALL: usize = 1024;

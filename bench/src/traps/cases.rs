@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::cases::{Outcome, Scale, short};
 use crate::measure::Meter;
 use crate::memory::{Block, Memory, Wrong};
-use crate::random::Random;
+use refpage_compactor::Random;
 
 use super::space::{Space, Watch};
 

@@ -11,8 +11,8 @@ use super::means::{Absent, Means, Tell};
 use super::space::Space;
 use crate::measure::{nanoseconds, process_cpu};
 use crate::memory::page_bytes;
-use crate::random::Random;
 use crate::traps::space::mappings;
+use refpage_compactor::Random;
 
 /// How often everything is done, after the first time, which does not count.
 const LAPS: u64 = 5;

@@ -26,8 +26,6 @@ impl States {
     pub const FILE: Self = Self(k::PAGE_IS_FILE as u64);
     /// The zero page, which who reads a missing page gets.
     pub const ZERO_PAGE: Self = Self(k::PAGE_IS_PFNZERO as u64);
-    /// Mapped as a part of a huge page.
-    pub const HUGE: Self = Self(k::PAGE_IS_HUGE as u64);
 
     /// These and others.
     pub const fn or(self, other: Self) -> Self {

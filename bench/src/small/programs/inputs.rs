@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use super::{Job, find};
 use crate::cases::Scale;
-use crate::random::Random;
+use refpage_compactor::Random;
 
 fn job(program: PathBuf, arguments: &[&str]) -> Job {
     let arguments = arguments.iter().map(OsString::from).collect();
