@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use serde::de::DeserializeOwned;
 
 use crate::peers::{Peer, Source};
+use crate::seed;
 use crate::work::Measured;
 
 /// Seconds until a measurement is given up. The longest ones take about two.
@@ -15,7 +16,9 @@ const TIMEOUT: u32 = 120;
 
 /// Runs a subcommand that measures under a peer: what it measured, and what it wrote to stderr.
 pub fn measure(arguments: &[&str], peer: &Peer) -> Result<(Measured, String)> {
-    let (measured, messages): (Measured, _) = report(arguments, peer)?;
+    let seed = seed::get().to_string();
+    let arguments = [arguments, &["--seed", &seed]].concat();
+    let (measured, messages): (Measured, _) = report(&arguments, peer)?;
     if let Some(asked) = peer.service
         && measured.service.as_deref() != Some(asked)
     {

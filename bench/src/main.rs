@@ -65,6 +65,7 @@ mod peers;
 mod progress;
 mod results;
 mod rounds;
+mod seed;
 mod small;
 mod table;
 mod targets;

@@ -12,8 +12,11 @@ use crate::progress::Progress;
 use crate::results::{CaseResults, Results, Row};
 use crate::work::Measured;
 
-/// How one peer is measured in one round: what came of it, and what it said.
-pub type Measure<'a> = Box<dyn Fn(&Peer, usize) -> Result<(Measured, String)> + 'a>;
+/// What came of a measurement, and what the peer said in it.
+pub type Came = Result<(Measured, String)>;
+
+/// How one peer is measured in one round.
+pub type Measure<'a> = Box<dyn Fn(&Peer, usize) -> Came + 'a>;
 
 /// A case that is to be measured.
 pub struct Plan<'a> {
@@ -45,14 +48,24 @@ pub fn chosen<'n>(names: &[&'n str], parts: &[String]) -> Result<Vec<&'n str>> {
 /// All rounds of all cases.
 pub fn all(plans: &[Plan], runs: usize, notes: &mut Notes) -> Vec<CaseResults> {
     let progress = Progress::new(plans.iter().map(|plan| plan.peers.len() * runs).sum());
-    let measured = plans.iter().map(|plan| plan.rounds(runs, &progress, notes)).collect();
+    let mut measure = |plan: &Plan, peer: &Peer, round| (plan.measure)(peer, round);
+    let measured = plans.iter().map(|plan| plan.rounds(runs, &progress, notes, &mut measure));
+    let measured = measured.collect();
     progress.finish();
     measured
 }
 
 impl Plan<'_> {
-    fn rounds(&self, runs: usize, progress: &Progress, notes: &mut Notes) -> CaseResults {
+    /// All rounds of this case, each measurement by `measure`.
+    pub fn rounds(
+        &self,
+        runs: usize,
+        progress: &Progress,
+        notes: &mut Notes,
+        measure: &mut dyn FnMut(&Self, &Peer, usize) -> Came,
+    ) -> CaseResults {
         progress.case(&self.name);
+        let mut first: Option<(String, String)> = None;
         let row =
             |peer: &Peer| Row { peer: peer.name.clone(), measured: Vec::new(), failure: None };
         let mut rows: Vec<Row> = self.peers.iter().map(row).collect();
@@ -64,7 +77,8 @@ impl Plan<'_> {
                 if row.failure.is_some() {
                     continue;
                 }
-                match (self.measure)(peer, round) {
+                let measured = measure(self, peer, round);
+                match measured.and_then(|measured| same_work(&mut first, peer, measured)) {
                     Ok((measured, messages)) => {
                         notes.add(peer, measured.service.as_deref(), &messages);
                         row.measured.push(measured);
@@ -85,6 +99,21 @@ impl Plan<'_> {
             rows,
         }
     }
+}
+
+/// The measurement, if what was done in it is what was done in the case's `first`.
+fn same_work(
+    first: &mut Option<(String, String)>,
+    peer: &Peer,
+    (measured, messages): (Measured, String),
+) -> Came {
+    if let Some(work) = &measured.work {
+        let (expected, whose) = first.get_or_insert_with(|| (work.clone(), peer.name.clone()));
+        if work != expected {
+            bail!("it did other work, or wrote something else, than {whose} before");
+        }
+    }
+    Ok((measured, messages))
 }
 
 /// What is worth a line about each allocator: each thing once.

@@ -142,7 +142,7 @@ pub fn saving(ratio: Summary) -> Summary {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cases::{Scale, all};
+    use crate::cases::{Outcome, Scale, all};
     use crate::measure::Cost;
     use crate::results::Row;
     use crate::work::Measured;
@@ -158,14 +158,7 @@ mod tests {
             major_faults: 0,
             peak_was_reset: true,
         };
-        let measured = Measured {
-            cost,
-            operations: 10,
-            checked_bytes: 1,
-            service: None,
-            decayed_kib: None,
-            space: None,
-        };
+        let measured = Measured::new(Outcome { cost, operations: 10, checked_bytes: 1 });
         Row { peer: peer.into(), measured: vec![measured], failure: None }
     }
 

@@ -160,18 +160,13 @@ fn report(results: &Results) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cases::Outcome;
     use crate::measure::Meter;
 
     #[test]
     fn an_option_that_was_refused_is_a_failure() {
-        let measured = || Measured {
-            cost: Meter::start().stop(),
-            operations: 1,
-            checked_bytes: 0,
-            service: None,
-            decayed_kib: None,
-            space: None,
-        };
+        let cost = Meter::start().stop();
+        let measured = || Measured::new(Outcome { cost, operations: 1, checked_bytes: 0 });
         assert!(accepted((measured(), "refpage: took cow".into())).is_ok());
         let line = "refpage: ignored in REFPAGE_OPTIONS: bad value \"on\" for guards";
         let error = accepted((measured(), format!("refpage: a line\n{line}"))).unwrap_err();

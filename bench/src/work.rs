@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::cases::{self, Outcome, Scale};
 use crate::measure::Cost;
 use crate::memory::{Baseline, Malloc, Mapped, Memory};
+use crate::seed;
 use crate::traps::space::Space;
 
 /// One measurement
@@ -41,6 +42,9 @@ pub struct Provider {
     /// Seconds until this process gives up
     #[arg(long)]
     timeout: u32,
+    /// What chance comes from
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
 }
 
 impl Provider {
@@ -67,6 +71,7 @@ impl Provider {
     fn begin(&self) -> Result<()> {
         // SAFETY: alarm only sets a timer, whose signal ends this process.
         unsafe { libc::alarm(self.timeout) };
+        seed::set(self.seed);
         check_provider(self.library.as_deref())
     }
 }
@@ -83,6 +88,9 @@ pub struct Measured {
     pub checked_bytes: u64,
     /// The service that refpage took.
     pub service: Option<String>,
+    /// What was done, as a hash of what chance chose, or of what came out: the same under every allocator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub work: Option<String>,
     /// Resident set a while after everything was freed, in KiB, where that was waited for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decayed_kib: Option<u64>,
@@ -91,15 +99,32 @@ pub struct Measured {
     pub space: Option<Space>,
 }
 
+impl Measured {
+    /// What came of a case.
+    pub fn new(Outcome { cost, operations, checked_bytes }: Outcome) -> Self {
+        Self {
+            cost,
+            operations,
+            checked_bytes,
+            service: None,
+            work: None,
+            decayed_kib: None,
+            space: None,
+        }
+    }
+
+    /// The same, of this process: with its service, and the work that was noted in it.
+    pub fn here(outcome: Outcome) -> Self {
+        Self { service: service(), work: Some(seed::noted()), ..Self::new(outcome) }
+    }
+}
+
 /// Measures, checks and reports.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let memory = arguments.provider.memory()?;
     let case = cases::all(arguments.scale).into_iter().find(|case| case.name == arguments.case);
     let case = case.with_context(|| format!("no case is called {}", arguments.case))?;
-    let Outcome { cost, operations, checked_bytes } = case.work.run(&*memory)?;
-    let service = service();
-    let measured =
-        Measured { cost, operations, checked_bytes, service, decayed_kib: None, space: None };
+    let measured = Measured::here(case.work.run(&*memory)?);
     println!("{}", serde_json::to_string(&measured)?);
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::thread;
 use super::{Case, KIB, MIB, Outcome, Scale, Work};
 use crate::measure::Meter;
 use crate::memory::{Block, Memory, Wrong};
+use crate::seed;
 use refpage_compactor::Random;
 
 const LEAST: usize = 256 * KIB;
@@ -44,12 +45,13 @@ impl Threads {
     fn work<'m>(&self, memory: &'m dyn Memory, number: usize) -> Vec<Block<'m>> {
         match self.each {
             Each::Cycles(cycles) => {
-                let mut random = Random::new(number as u64);
+                let mut random = seed::random(number as u64);
                 for _ in 0..cycles {
                     let mut block = random_block(memory, &mut random);
                     let half = block.pages() / 2;
                     touch(&mut block, half);
                 }
+                seed::note([number as u64, random.next()]);
                 Vec::new()
             }
             Each::Dense(blocks) => {
@@ -67,7 +69,7 @@ impl Threads {
 
     /// Reads what recycled blocks hold while other threads recycle theirs.
     fn check(memory: &dyn Memory, number: usize) -> Result<u64, Wrong> {
-        let mut random = Random::new(number as u64);
+        let mut random = seed::random(number as u64);
         let mut checked = 0;
         for _ in 0..CHECKED_CYCLES {
             let mut block = random_block(memory, &mut random);

@@ -1,6 +1,6 @@
 //! Which pages of a block are written to, and in which order.
 
-use refpage_compactor::Random;
+use crate::seed;
 
 /// A choice of pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,12 +34,13 @@ impl Touched {
             Self::First | Self::Prefix(_) => (0..count).collect(),
             Self::OneIn(step) => (0..pages).step_by(step).collect(),
             Self::Scattered(_) | Self::RandomOneIn(_) => {
-                let mut order = Random::new(2020).permutation(pages);
+                let mut order = seed::random(2020).permutation(pages);
                 // Twice, so that every use is one slice.
                 order.extend_from_within(..count);
                 order
             }
         };
+        seed::note(order.iter().map(|&page| page as u64));
         Order { order, count, pages }
     }
 }

@@ -4,6 +4,7 @@ use std::hint::black_box;
 use std::ptr::NonNull;
 
 use crate::memory::{Memory, Wrong};
+use crate::seed;
 use refpage_compactor::Random;
 
 /// The shortest block: its stamp is a word at either end.
@@ -89,7 +90,7 @@ impl<'m, M: Memory> Worker<'m, M> {
         Self {
             memory,
             number,
-            random: Random::new(number as u64),
+            random: seed::random(number as u64),
             tally: Tally::default(),
             tag: (number as u32) << 24,
             retired: 0,
@@ -190,6 +191,7 @@ impl<'m, M: Memory> Worker<'m, M> {
         for block in std::mem::take(&mut self.survivors) {
             self.free(block);
         }
+        seed::note([self.number as u64, self.random.next()]);
         self.tally
     }
 }

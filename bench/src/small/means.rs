@@ -168,6 +168,7 @@ fn worst(cells: &[&Cell], peer: &str, bound: f64, which: &str) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cases::Outcome;
     use crate::measure::Cost;
     use crate::results::CaseResults;
     use crate::work::Measured;
@@ -184,14 +185,7 @@ mod tests {
                 major_faults: 0,
                 peak_was_reset: true,
             };
-            Measured {
-                cost,
-                operations: 1,
-                checked_bytes: 1,
-                service: None,
-                decayed_kib: None,
-                space: None,
-            }
+            Measured::new(Outcome { cost, operations: 1, checked_bytes: 1 })
         };
         Row { peer: peer.into(), measured: walls.iter().map(measured).collect(), failure: None }
     }

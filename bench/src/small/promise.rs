@@ -5,6 +5,7 @@ use std::thread;
 use super::harness::joined;
 use crate::cases::Scale;
 use crate::memory::{Block, Memory, Wrong};
+use crate::seed;
 use refpage_compactor::Random;
 
 /// Every size up to this is asked for.
@@ -18,7 +19,7 @@ pub fn check<M: Memory>(memory: &M, threads: usize, scale: Scale) -> Result<u64,
     let large = scale.pick(600, 150, 40) / threads;
     // Together the threads ask for every small size; each for a part of them.
     let each = move |number| {
-        let mut random = Random::new(number as u64);
+        let mut random = seed::random(number as u64);
         let mut sizes: Vec<usize> = (1 + number..=SMALL).step_by(threads).collect();
         sizes.extend((0..large).map(|_| {
             // As many of each power of two.

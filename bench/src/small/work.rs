@@ -8,9 +8,9 @@ use anyhow::Result;
 
 use super::promise;
 use super::workloads::Workload;
-use crate::cases::{Outcome, Scale};
+use crate::cases::Scale;
 use crate::measure::resident_kib;
-use crate::work::{Measured, Provider, service};
+use crate::work::{Measured, Provider};
 
 /// How long an allocator has to give memory back when everything was freed.
 const DECAY: Duration = Duration::from_millis(1500);
@@ -46,12 +46,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             decayed.set(Some(resident_kib()));
         }
     };
-    let Outcome { cost, operations, mut checked_bytes } =
-        workload.run(&memory, threads, scale, after)?;
-    checked_bytes += promise::check(&memory, threads, scale)?;
-    let decayed_kib = decayed.get();
-    let service = service();
-    let measured = Measured { cost, operations, checked_bytes, service, decayed_kib, space: None };
+    let mut outcome = workload.run(&memory, threads, scale, after)?;
+    outcome.checked_bytes += promise::check(&memory, threads, scale)?;
+    let measured = Measured { decayed_kib: decayed.get(), ..Measured::here(outcome) };
     println!("{}", serde_json::to_string(&measured)?);
     Ok(())
 }

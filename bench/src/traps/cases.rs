@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::cases::{Outcome, Scale, short};
 use crate::measure::Meter;
 use crate::memory::{Block, Memory, Wrong};
+use crate::seed;
 use refpage_compactor::Random;
 
 use super::space::{Space, Watch};
@@ -127,12 +128,14 @@ struct Tally {
 impl Case {
     /// Runs it, then reads some more blocks byte by byte.
     pub fn run(&self, memory: &dyn Memory) -> Result<(Outcome, Space), Wrong> {
-        let mut random = Random::new(2022);
+        let mut random = seed::random(2022);
         let mut tally = Tally::default();
         let mut slots = Vec::with_capacity(self.slots);
         for number in 0..self.slots {
             slots.push(Some(self.slot(memory, &mut random, number, &mut tally)?));
         }
+        // How many more there will be is for the clock to say.
+        seed::note([random.clone().next()]);
         let mut cycle = |number, tally: &mut Tally| {
             let slot = &mut slots[random.below(self.slots)];
             if let Some(old) = slot.take() {

@@ -83,6 +83,7 @@ fn verdict(
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::cases::Outcome;
     use crate::measure::Cost;
     use crate::traps::space::Space;
     use crate::work::Measured;
@@ -106,14 +107,8 @@ pub mod tests {
             page_tables_kib: 64,
             touched_pages: 16,
         });
-        let measured = Measured {
-            cost,
-            operations: 2,
-            checked_bytes: 1,
-            service: None,
-            decayed_kib: None,
-            space,
-        };
+        let outcome = Outcome { cost, operations: 2, checked_bytes: 1 };
+        let measured = Measured { space, ..Measured::new(outcome) };
         Row { peer: peer.into(), measured: vec![measured], failure: None }
     }
 

@@ -3,8 +3,8 @@
 use anyhow::{Context, Result};
 
 use super::cases;
-use crate::cases::{Outcome, Scale};
-use crate::work::{Measured, Provider, service};
+use crate::cases::Scale;
+use crate::work::{Measured, Provider};
 
 /// One measurement of a case of large blocks
 #[derive(clap::Args)]
@@ -24,10 +24,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let memory = arguments.provider.memory()?;
     let case = cases::all(arguments.scale).into_iter().find(|case| case.name == arguments.case);
     let case = case.with_context(|| format!("no case is called {}", arguments.case))?;
-    let (Outcome { cost, operations, checked_bytes }, space) = case.run(&*memory)?;
-    let space = Some(space);
-    let measured =
-        Measured { cost, operations, checked_bytes, service: service(), decayed_kib: None, space };
+    let (outcome, space) = case.run(&*memory)?;
+    let measured = Measured { space: Some(space), ..Measured::here(outcome) };
     println!("{}", serde_json::to_string(&measured)?);
     Ok(())
 }

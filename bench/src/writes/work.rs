@@ -11,8 +11,8 @@ use super::means::{Absent, Means, Tell};
 use super::space::Space;
 use crate::measure::{nanoseconds, process_cpu};
 use crate::memory::page_bytes;
+use crate::seed;
 use crate::traps::space::mappings;
-use refpage_compactor::Random;
 
 /// How often everything is done, after the first time, which does not count.
 const LAPS: u64 = 5;
@@ -35,7 +35,7 @@ impl Pattern {
     /// The pages, as they are written in turn.
     fn order(self, pages: usize) -> Vec<usize> {
         let some = |share: usize| {
-            let mut order = Random::new(1).permutation(pages);
+            let mut order = seed::random(1).permutation(pages);
             order.truncate((pages / share).max(1));
             order
         };

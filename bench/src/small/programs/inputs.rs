@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use super::{Job, find};
 use crate::cases::Scale;
-use refpage_compactor::Random;
+use crate::seed;
 
 fn job(program: PathBuf, arguments: &[&str]) -> Job {
     let arguments = arguments.iter().map(OsString::from).collect();
@@ -33,7 +33,7 @@ fn answer(command: &mut Command) -> Result<String> {
 
 /// Functions with loops, switches and calls.
 pub fn gcc(directory: &Path, scale: Scale) -> Result<Job> {
-    let mut random = Random::new(1);
+    let mut random = seed::random(1);
     let mut text = String::from("struct node { struct node *next; int value; long sum; };\n");
     for number in 0..scale.pick(400, 80, 4) {
         let [a, b, c] = [(); 3].map(|()| 1 + random.below(97));
@@ -198,7 +198,7 @@ pub fn git(directory: &Path, scale: Scale) -> Result<Job> {
 
 /// Commits as `git fast-import` reads them.
 fn history(commits: usize) -> String {
-    let mut random = Random::new(2);
+    let mut random = seed::random(2);
     let mut files: Vec<Vec<String>> = (0..20)
         .map(|file| (0..400).map(|line| format!("file {file}, line {line}")).collect())
         .collect();

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use super::process::Started;
 use super::{accepted, find, preload};
-use crate::cases::Scale;
+use crate::cases::{Outcome, Scale};
 use crate::measure::field;
 use crate::peers::Peer;
 use crate::work::Measured;
@@ -54,16 +54,8 @@ pub fn measure(directory: &Path, peer: &Peer, scale: Scale) -> Result<(Measured,
     cost.wall_ns = (seconds * 1e9) as u64;
     cost.peak_kib = field(&status, b"VmHWM:");
     cost.held_kib = field(&status, b"VmRSS:");
-    let operations = tests * requests;
-    let measured = Measured {
-        cost,
-        operations,
-        checked_bytes: 0,
-        service: None,
-        decayed_kib: None,
-        space: None,
-    };
-    Ok((measured, messages))
+    let outcome = Outcome { cost, operations: tests * requests, checked_bytes: 0 };
+    Ok((Measured::new(outcome), messages))
 }
 
 /// How many tests there were and how long they took in all, from lines like `"SET","12345.67",...`.
