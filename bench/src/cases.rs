@@ -4,6 +4,7 @@ mod cycles;
 mod dense;
 mod forks;
 mod growth;
+pub mod shares;
 mod sparse;
 mod threads;
 pub mod touched;
@@ -84,6 +85,13 @@ pub fn all(scale: Scale) -> Vec<Case> {
     growth::add(&mut cases, scale);
     threads::add(&mut cases, scale);
     forks::add(&mut cases, scale);
+    cases
+}
+
+/// The cases of [`all`], and those that only the report has: blocks of which one share or another is touched.
+pub fn with_shares(scale: Scale) -> Vec<Case> {
+    let mut cases = all(scale);
+    shares::add(&mut cases, scale);
     cases
 }
 

@@ -73,13 +73,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(rounds::exit_code(&results))
 }
 
-fn plan(case: &Case, scale: Scale, peers: Vec<Peer>) -> Plan<'_> {
+/// How a case is measured.
+pub fn plan(case: &Case, scale: Scale, peers: Vec<Peer>) -> Plan<'_> {
     Plan {
         name: case.name.clone(),
         title: case.title.clone(),
         unit: case.unit,
         versus: case.baselines.first().map(|baseline| baseline.name()),
         peers,
+        weight: 1,
         measure: Box::new(move |peer, _| {
             measure(&["work", "--case", &case.name, "--scale", &value(scale)], peer)
         }),

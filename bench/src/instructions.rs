@@ -99,7 +99,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let cases: Vec<_> = cases::ALL.iter().filter(wanted).collect();
     let of_case = |case: &Case| subjects.iter().filter(|it| it.belongs_to(case)).count();
     let counts: usize = cases.iter().map(|case| of_case(case)).sum();
-    let progress = Progress::new(counts * arguments.runs as usize);
+    let progress = Progress::new((counts * arguments.runs as usize) as u64);
     progress.case("ways to tag a page");
     let ways = ways::count(counter)?;
     let count = |case: &&Case| rounds(case, &subjects, arguments.runs, &progress);
@@ -170,7 +170,7 @@ fn rounds(case: &Case, subjects: &[Subject], runs: u32, progress: &Progress) -> 
     for subject in subjects.iter().filter(|subject| subject.belongs_to(case)) {
         let mut row = Row { peer: subject.peer.name.clone(), counted: Vec::new(), failure: None };
         for _ in 0..runs {
-            progress.done();
+            progress.done(1);
             match subject.count(case) {
                 Ok(counted) => row.counted.push(counted),
                 Err(error) => {

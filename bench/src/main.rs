@@ -57,10 +57,14 @@
 mod cases;
 mod child;
 mod engine;
+mod install;
 mod instructions;
 mod measure;
 mod moves;
+mod page;
+mod programs;
 mod progress;
+mod report;
 mod results;
 mod rounds;
 mod seed;
@@ -91,6 +95,11 @@ enum Command {
     Moves(moves::Arguments),
     Writes(writes::Arguments),
     Instructions(instructions::Arguments),
+    Report(report::Arguments),
+    #[command(hide = true)]
+    PageSample(page::sample::Arguments),
+    #[command(hide = true)]
+    ReportWork(report::work::Arguments),
     #[command(hide = true)]
     Work(work::Arguments),
     #[command(hide = true)]
@@ -123,6 +132,9 @@ fn main() -> ExitCode {
         Command::MovesRaw(arguments) => moves::raw::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Writes(arguments) => writes::run(&arguments),
         Command::WritesWork(arguments) => writes::work::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Report(arguments) => report::run(&arguments),
+        Command::PageSample(arguments) => page::sample::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::ReportWork(arguments) => report::work::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Work(arguments) => work::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {

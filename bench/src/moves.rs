@@ -166,7 +166,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let json = json.transpose()?;
     let chosen: Vec<&Case> = cases.iter().filter(|case| wanted.contains(&case.name)).collect();
     let calls = if wanted.contains(&CALLS) { runs } else { 0 };
-    let progress = Progress::new(chosen.len() * Way::ALL.len() * runs + calls);
+    let progress = Progress::new((chosen.len() * Way::ALL.len() * runs + calls) as u64);
     let mut failures = Vec::new();
     let mut fail = |what: String, progress: &Progress| {
         progress.say(&format!("FAILED: {what}"));
@@ -175,7 +175,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     progress.case(CALLS);
     let calls = (0..calls).filter_map(|_| {
         let measured = report(&["moves-raw"], &plain(CALLS));
-        progress.done();
+        progress.done(1);
         measured.map_err(|error| fail(format!("{CALLS}: {error:#}"), &progress)).ok()
     });
     let calls = calls.map(|(raw, _)| raw).collect();
@@ -220,7 +220,7 @@ fn of_case(
         for turn in 0..rows.len() {
             let at = (round + turn) % rows.len();
             let (way, row) = (Way::ALL[at], &mut rows[at]);
-            progress.done();
+            progress.done(1);
             if row.failed {
                 continue;
             }

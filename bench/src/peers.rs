@@ -300,7 +300,8 @@ fn preloadable(path: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn own_directory() -> Result<PathBuf> {
+/// The directory that this program lies in.
+pub fn own_directory() -> Result<PathBuf> {
     let own = std::env::current_exe().context("cannot find this executable")?;
     Ok(own.parent().context("this executable is in no directory")?.to_owned())
 }

@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Counts measurements.
+/// Weighs measurements.
 pub struct Progress(ProgressBar);
 
 impl Progress {
-    /// Expects `measurements`.
-    pub fn new(measurements: usize) -> Self {
+    /// Expects measurements of so much weight in all.
+    pub fn new(weight: u64) -> Self {
         let target = ProgressDrawTarget::stderr();
-        let bar = ProgressBar::with_draw_target(Some(measurements as u64), target);
+        let bar = ProgressBar::with_draw_target(Some(weight), target);
         let style =
-            ProgressStyle::with_template("{bar:30} {pos}/{len}  {elapsed}, {eta} left  {msg}");
+            ProgressStyle::with_template("{bar:30} {percent}%  {elapsed}, {eta} left  {msg}");
         bar.set_style(style.expect("the template is constant and valid"));
         // Slow: drawing takes CPU time from the measurements.
         bar.enable_steady_tick(Duration::from_secs(1));
@@ -28,9 +28,14 @@ impl Progress {
         }
     }
 
-    /// A measurement is over, or will not happen.
-    pub fn done(&self) {
-        self.0.inc(1);
+    /// So much of it is done.
+    pub fn done(&self, weight: u64) {
+        self.0.inc(weight);
+    }
+
+    /// So much of it will not happen.
+    pub fn skip(&self, weight: u64) {
+        self.0.set_length(self.0.length().unwrap_or(0).saturating_sub(weight));
     }
 
     /// Something that must not wait for the end.

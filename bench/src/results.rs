@@ -9,7 +9,7 @@ use crate::small::means::Mean;
 use crate::targets::Verdict;
 use crate::traps::space::Space;
 use crate::work::Measured;
-use refpage_bench::stats::{Summary, differences, ratios, summarize};
+use refpage_bench::stats::{Summary, differences, geometric_mean, ratios, summarize};
 
 /// A whole run of the command.
 #[derive(Debug, Serialize)]
@@ -142,6 +142,29 @@ impl Row {
     }
 }
 
+/// The geometric mean of a peer's ratios to another over all cases that both finished: its median and range over the
+/// rounds, and over how many cases it is.
+pub fn geometric_ratio<'c>(
+    cases: impl Iterator<Item = &'c CaseResults>,
+    peer: &str,
+    base: &str,
+    metric: Metric,
+) -> Option<(Summary, usize)> {
+    let ratios: Vec<Vec<f64>> =
+        cases.filter_map(|case| of_rounds(case.row(peer)?, case.row(base)?, metric)).collect();
+    let rounds = ratios.iter().map(Vec::len).min()?;
+    let means = (0..rounds).map(|round| geometric_mean(ratios.iter().map(|case| case[round])));
+    Some((summarize(means.collect::<Option<Vec<f64>>>()?)?, ratios.len()))
+}
+
+/// The ratios of a case, one a round; none if something was not measured.
+fn of_rounds(row: &Row, base: &Row, metric: Metric) -> Option<Vec<f64>> {
+    let (values, base) = (row.values(metric), base.values(metric));
+    let measured = values.iter().chain(&base).all(|&value| value > 0.0);
+    (measured && !values.is_empty() && values.len() == base.len())
+        .then(|| values.iter().zip(&base).map(|(value, base)| value / base).collect())
+}
+
 impl Results {
     /// Writes everything as JSON.
     pub fn write_json(&self, file: File) -> io::Result<()> {
@@ -153,38 +176,38 @@ impl Results {
 
     /// Writes one line a measurement.
     pub fn write_csv(&self, file: File) -> io::Result<()> {
-        let mut file = BufWriter::new(file);
-        self.lines(&mut file)?;
-        file.flush()
+        write_lines(self.cases.iter(), file)
     }
+}
 
-    fn lines(&self, file: &mut impl Write) -> io::Result<()> {
-        writeln!(
-            file,
-            "case,peer,round,operations,wall_ns,cpu_ns,late_cpu_ns,peak_kib,held_kib,minor_faults,major_faults,decayed_kib,vmas_start,vmas_most,vmas_end,page_tables_kib,touched_pages"
-        )?;
-        for case in &self.cases {
-            for row in &case.rows {
-                for (round, measured) in row.measured.iter().enumerate() {
-                    let Measured { cost, operations, decayed_kib, space, .. } = measured;
-                    let decayed = decayed_kib.map_or_else(String::new, |kib| kib.to_string());
-                    let space = space.map_or_else(|| ",,,,".into(), of_space);
-                    writeln!(
-                        file,
-                        "{},{},{round},{operations},{},{},{},{},{},{},{},{decayed},{space}",
-                        case.name,
-                        quoted(&row.peer),
-                        cost.wall_ns,
-                        cost.cpu_ns,
-                        cost.late_cpu_ns,
-                        cost.peak_kib,
-                        cost.held_kib,
-                        cost.minor_faults,
-                        cost.major_faults
-                    )?;
-                }
+/// Writes one line a measurement of some cases.
+pub fn write_lines<'c>(cases: impl Iterator<Item = &'c CaseResults>, file: File) -> io::Result<()> {
+    let mut file = BufWriter::new(file);
+    writeln!(
+        file,
+        "case,peer,round,operations,wall_ns,cpu_ns,late_cpu_ns,peak_kib,held_kib,minor_faults,major_faults,decayed_kib,vmas_start,vmas_most,vmas_end,page_tables_kib,touched_pages"
+    )?;
+    for case in cases {
+        for row in &case.rows {
+            for (round, measured) in row.measured.iter().enumerate() {
+                let Measured { cost, operations, decayed_kib, space, .. } = measured;
+                let decayed = decayed_kib.map_or_else(String::new, |kib| kib.to_string());
+                let space = space.map_or_else(|| ",,,,".into(), of_space);
+                writeln!(
+                    file,
+                    "{},{},{round},{operations},{},{},{},{},{},{},{},{decayed},{space}",
+                    case.name,
+                    quoted(&row.peer),
+                    cost.wall_ns,
+                    cost.cpu_ns,
+                    cost.late_cpu_ns,
+                    cost.peak_kib,
+                    cost.held_kib,
+                    cost.minor_faults,
+                    cost.major_faults
+                )?;
             }
         }
-        Ok(())
     }
+    file.flush()
 }

@@ -30,6 +30,8 @@ pub struct Plan<'a> {
     pub versus: Option<&'static str>,
     /// Who takes part.
     pub peers: Vec<Peer>,
+    /// How long one measurement takes beside those of other cases, for the progress bar.
+    pub weight: u64,
     /// What is done with each.
     pub measure: Measure<'a>,
 }
@@ -47,8 +49,12 @@ pub fn chosen<'n>(names: &[&'n str], parts: &[String]) -> Result<Vec<&'n str>> {
 
 /// All rounds of all cases.
 pub fn all(plans: &[Plan], runs: usize, notes: &mut Notes) -> Vec<CaseResults> {
-    let progress = Progress::new(plans.iter().map(|plan| plan.peers.len() * runs).sum());
-    let mut measure = |plan: &Plan, peer: &Peer, round| (plan.measure)(peer, round);
+    let progress = Progress::new(plans.iter().map(|plan| plan.whole_weight(runs)).sum());
+    let mut measure = |plan: &Plan, peer: &Peer, round| {
+        let came = (plan.measure)(peer, round);
+        progress.done(plan.weight);
+        came
+    };
     let measured = plans.iter().map(|plan| plan.rounds(runs, &progress, notes, &mut measure));
     let measured = measured.collect();
     progress.finish();
@@ -56,6 +62,11 @@ pub fn all(plans: &[Plan], runs: usize, notes: &mut Notes) -> Vec<CaseResults> {
 }
 
 impl Plan<'_> {
+    /// The weight of all its measurements in so many rounds.
+    pub fn whole_weight(&self, runs: usize) -> u64 {
+        (self.peers.len() * runs) as u64 * self.weight
+    }
+
     /// All rounds of this case, each measurement by `measure`.
     pub fn rounds(
         &self,
@@ -73,7 +84,6 @@ impl Plan<'_> {
             for turn in 0..self.peers.len() {
                 let at = (round + turn) % self.peers.len();
                 let (peer, row) = (&self.peers[at], &mut rows[at]);
-                progress.done();
                 if row.failure.is_some() {
                     continue;
                 }
@@ -87,6 +97,7 @@ impl Plan<'_> {
                         let (case, peer) = (&self.name, &peer.name);
                         progress.say(&format!("FAILED: {case} under {peer}: {error:#}"));
                         row.failure = Some(format!("{error:#}"));
+                        progress.skip((runs - round - 1) as u64 * self.weight);
                     }
                 }
             }

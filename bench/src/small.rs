@@ -3,7 +3,7 @@
 //! ```text
 //!     run ─▶ rounds ─▶ child ─▶ [process, LD_PRELOAD] work ─▶ workloads ─▶ harness ─▶ block     stamps, checks
 //!      │        │                                       └───▶ promise                 every byte, afterwards
-//!      │        └────▶ programs ─▶ [a real program, LD_PRELOAD]
+//!      ├─▶ programs ─▶ [a real program, LD_PRELOAD]
 //!      ├─▶ install        the allocators that no package has
 //!      └─▶ means, table   geometric means, targets
 //! ```
@@ -14,13 +14,11 @@
 
 mod block;
 mod harness;
-mod install;
 pub mod means;
-mod programs;
 mod promise;
 mod table;
 pub mod work;
-mod workloads;
+pub mod workloads;
 
 use std::process::ExitCode;
 
@@ -30,9 +28,9 @@ use clap::ValueEnum;
 use crate::cases::Scale;
 use crate::child::{measure, value};
 use crate::peers::{self, OFF, Peer, REFPAGE};
+use crate::programs::{PROGRAMS, Program, Workshop};
 use crate::results::{CaseResults, Results};
 use crate::rounds::{self, Extras, Files, Notes, Plan};
-use programs::{PROGRAMS, Program, Workshop};
 use workloads::Workload;
 
 /// What refpage itself takes part as.
@@ -85,8 +83,10 @@ pub struct Arguments {
 
 /// What is run.
 #[derive(Clone, Copy)]
-enum Kind {
+pub enum Kind {
+    /// A workload, with so many threads.
     Workload(Workload, u16),
+    /// A program.
     Program(&'static Program),
 }
 
@@ -101,7 +101,8 @@ pub struct Cell<'r> {
 }
 
 impl Kind {
-    fn name(self) -> String {
+    /// Its name as a case.
+    pub fn name(self) -> String {
         match self {
             Self::Workload(workload, threads) => format!("{}-{threads}", value(workload)),
             Self::Program(program) => program.name.into(),
@@ -126,7 +127,7 @@ impl Kind {
 /// Measures, prints, and says by the exit code whether every measurement came off.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.install {
-        return install::run(arguments.programs);
+        return crate::install::run(arguments.programs);
     }
     let scale = if arguments.quick { Scale::Quick } else { Scale::Full };
     let runs = arguments.runs.unwrap_or(if arguments.quick { 3 } else { 5 }) as usize;
@@ -207,7 +208,7 @@ fn chosen(arguments: &Arguments) -> Result<Vec<Kind>> {
 }
 
 /// How a case is measured; or what it lacks.
-fn plan(
+pub fn plan(
     kind: Kind,
     scale: Scale,
     peers: &[Peer],
@@ -219,6 +220,7 @@ fn plan(
         unit,
         versus: None,
         peers: peers.to_vec(),
+        weight: 1,
         measure,
     };
     let (workload, threads) = match kind {

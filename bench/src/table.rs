@@ -161,6 +161,11 @@ pub fn mebibytes(kibibytes: Summary) -> String {
     range(scaled(kibibytes, 1.0 / 1024.0), "", amount)
 }
 
+/// A value without a range.
+pub fn exactly(value: f64) -> Summary {
+    Summary { median: value, min: value, max: value }
+}
+
 fn scaled(summary: Summary, factor: f64) -> Summary {
     let Summary { median, min, max } = summary;
     Summary { median: median * factor, min: min * factor, max: max * factor }

@@ -9,7 +9,7 @@
 //! - **setting**: which traps refpage has, as its options say.
 //! - **cycle**: a block is freed, another one allocated and touched.
 
-mod cases;
+pub mod cases;
 mod promise;
 mod settings;
 pub mod space;
@@ -28,6 +28,7 @@ use crate::results::Results;
 use crate::rounds::{self, Extras, Files, Notes, Plan};
 use crate::work::Measured;
 use cases::Case;
+pub use settings::without_traps as without;
 
 /// Who else, if nobody is named.
 const OTHERS: [&str; 5] = ["scudo", "scudo-quarantine", "glibc", "jemalloc", "mimalloc"];
@@ -71,7 +72,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let all = cases::all(scale);
     let names: Vec<&str> = all.iter().map(|case| case.name.as_str()).collect();
     let wanted = rounds::chosen(&names, &arguments.case)?;
-    let (peers, missing) = find(arguments)?;
+    let (peers, missing) = find(arguments.services, &arguments.with, &arguments.extras.options)?;
     let files = Files::create(&arguments.extras)?;
     let chosen: Vec<&Case> =
         all.iter().filter(|case| wanted.contains(&case.name.as_str())).collect();
@@ -97,16 +98,19 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// refpage in every setting, and the others.
-fn find(arguments: &Arguments) -> Result<(Vec<Peer>, Vec<Missing>)> {
-    let extra_options = &arguments.extras.options;
+pub fn find(
+    services: bool,
+    with: &[String],
+    extra_options: &str,
+) -> Result<(Vec<Peer>, Vec<Missing>)> {
     let library = peers::own_library()?;
-    let services = if arguments.services { &SERVICES[..] } else { &[] };
+    let services = if services { &SERVICES[..] } else { &[] };
     let mut peers: Vec<Peer> = [REFPAGE]
         .iter()
         .chain(services)
         .flat_map(|service| settings::of(&peers::refpage(service, &library, extra_options)))
         .collect();
-    let (others, mut missing) = peers::find(&[], &OTHERS, &arguments.with, extra_options)?;
+    let (others, mut missing) = peers::find(&[], &OTHERS, with, extra_options)?;
     for peer in others {
         if !peers.iter().any(|known| known.name == peer.name) {
             peers.push(peer);
@@ -121,13 +125,15 @@ fn find(arguments: &Arguments) -> Result<(Vec<Peer>, Vec<Missing>)> {
     Ok((peers, missing))
 }
 
-fn plan<'c>(case: &'c Case, scale: Scale, peers: &[Peer]) -> Plan<'c> {
+/// How a case is measured.
+pub fn plan<'c>(case: &'c Case, scale: Scale, peers: &[Peer]) -> Plan<'c> {
     Plan {
         name: case.name.clone(),
         title: case.title.clone(),
         unit: "cycle",
         versus: None,
         peers: peers.to_vec(),
+        weight: 1,
         measure: Box::new(move |peer, _| {
             accepted(measure(
                 &["traps-work", "--case", &case.name, "--scale", &value(scale)],

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::cases::{self, Outcome, Scale};
 use crate::measure::Cost;
 use crate::memory::{Baseline, Malloc, Mapped, Memory};
+use crate::report::work::Detail;
 use crate::seed;
 use crate::traps::space::Space;
 
@@ -97,6 +98,9 @@ pub struct Measured {
     /// What became of the address space, where that was looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub space: Option<Space>,
+    /// What there is to tell besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<Detail>,
 }
 
 impl Measured {
@@ -110,6 +114,7 @@ impl Measured {
             work: None,
             decayed_kib: None,
             space: None,
+            detail: None,
         }
     }
 
@@ -122,7 +127,8 @@ impl Measured {
 /// Measures, checks and reports.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let memory = arguments.provider.memory()?;
-    let case = cases::all(arguments.scale).into_iter().find(|case| case.name == arguments.case);
+    let case =
+        cases::with_shares(arguments.scale).into_iter().find(|case| case.name == arguments.case);
     let case = case.with_context(|| format!("no case is called {}", arguments.case))?;
     let measured = Measured::here(case.work.run(&*memory)?);
     println!("{}", serde_json::to_string(&measured)?);

@@ -92,7 +92,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         File::create(path).with_context(|| format!("cannot write {}", path.display()))
     };
     let json = arguments.json.as_ref().map(create).transpose()?;
-    let progress = Progress::new(Pattern::ALL.len() * Means::ALL.len() * runs as usize);
+    let progress = Progress::new((Pattern::ALL.len() * Means::ALL.len() * runs as usize) as u64);
     let cases: Vec<_> =
         Pattern::ALL.iter().map(|&pattern| rounds(pattern, mib, runs, &progress)).collect();
     progress.finish();
@@ -129,7 +129,7 @@ fn rounds(pattern: Pattern, mib: u32, runs: u32, progress: &Progress) -> CaseRes
         for turn in 0..rows.len() {
             let at = (round + turn) % rows.len();
             let row = &mut rows[at];
-            progress.done();
+            progress.done(1);
             if row.failure.is_some() {
                 continue;
             }

@@ -54,6 +54,12 @@ impl Work for Cycles {
     }
 }
 
+/// Blocks of `size` bytes, used one after the other.
+pub fn of(size: usize, touched: Touched, cycles: usize) -> Box<dyn Work> {
+    let warm_up = (cycles / 16).max(2);
+    Box::new(Cycles { size, touched, zeroed: false, warm_up, cycles })
+}
+
 /// The microbenchmark of the reference-page patch.
 pub fn add_patch(cases: &mut Vec<Case>, scale: Scale) {
     let parts = [
@@ -99,13 +105,7 @@ pub fn add(cases: &mut Vec<Case>, scale: Scale) {
                 unit: "cycle",
                 baselines: &[Baseline::WarmMemset],
                 with_large_pool: false,
-                work: Box::new(Cycles {
-                    size,
-                    touched,
-                    zeroed: false,
-                    warm_up: (cycles / 16).max(2),
-                    cycles,
-                }),
+                work: of(size, touched, cycles),
             });
         }
     }

@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use super::Cell;
 use crate::peers::{OFF, REFPAGE, is_own};
-use crate::results::{Metric, Row};
+use crate::results::{Metric, geometric_ratio};
 use crate::targets::Verdict;
-use refpage_bench::stats::{Summary, geometric_mean, summarize};
+use refpage_bench::stats::{Summary, geometric_mean};
 
 /// What means are taken of.
 pub const METRICS: [Metric; 4] = [Metric::Wall, Metric::Cpu, Metric::Peak, Metric::Held];
@@ -47,29 +47,17 @@ pub fn fastest<'r>(cells: &[&Cell<'r>]) -> Option<&'r str> {
 
 /// The geometric mean of the ratios, round by round.
 pub fn mean(cells: &[&Cell], peer: &str, base: &str, metric: Metric) -> Option<Mean> {
-    let ratios: Vec<Vec<f64>> = cells
-        .iter()
-        .filter_map(|cell| of_rounds(cell.results.row(peer)?, cell.results.row(base)?, metric))
-        .collect();
-    let rounds = ratios.iter().map(Vec::len).min()?;
-    let means = (0..rounds).map(|round| geometric_mean(ratios.iter().map(|case| case[round])));
+    let (ratio, cases) =
+        geometric_ratio(cells.iter().map(|cell| cell.results), peer, base, metric)?;
     Some(Mean {
         programs: cells.iter().any(|cell| cell.threads.is_none()),
         peer: peer.into(),
         base: base.into(),
         metric,
-        ratio: summarize(means.collect::<Option<Vec<f64>>>()?)?,
-        cases: ratios.len(),
+        ratio,
+        cases,
         of: cells.len(),
     })
-}
-
-/// The ratios of a case, one a round; none if something was not measured.
-fn of_rounds(row: &Row, base: &Row, metric: Metric) -> Option<Vec<f64>> {
-    let (values, base) = (row.values(metric), base.values(metric));
-    let measured = values.iter().chain(&base).all(|&value| value > 0.0);
-    (measured && !values.is_empty() && values.len() == base.len())
-        .then(|| values.iter().zip(&base).map(|(value, base)| value / base).collect())
 }
 
 /// All peers beside the fastest one, glibc and mimalloc.
@@ -170,7 +158,7 @@ mod tests {
     use super::*;
     use crate::cases::Outcome;
     use crate::measure::Cost;
-    use crate::results::CaseResults;
+    use crate::results::{CaseResults, Row};
     use crate::work::Measured;
 
     fn row(peer: &str, walls: &[u64]) -> Row {

@@ -4,7 +4,7 @@
 //! same under all allocators.
 
 mod inputs;
-mod process;
+pub mod process;
 mod redis;
 
 use std::ffi::OsString;
@@ -143,6 +143,11 @@ impl Workshop {
         Ok(Self { directory, scale })
     }
 
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Makes a program's inputs, or says what it lacks.
     pub fn prepare(&self, program: &'static Program) -> Result<Result<Ready, Missing>> {
         if let Some(tool) = program.tools.iter().find(|tool| find(tool).is_none()) {
@@ -211,7 +216,7 @@ impl Ready {
 
 /// Puts the peer under a command. The C library is preloaded too: a program that is linked with another allocator,
 /// as Debian's redis-server is, uses its own otherwise.
-fn preload(command: &mut Command, peer: &Peer) -> Result<()> {
+pub fn preload(command: &mut Command, peer: &Peer) -> Result<()> {
     surround(command, peer);
     let library = match &peer.source {
         Source::Preload(path) => path.clone(),
@@ -223,7 +228,7 @@ fn preload(command: &mut Command, peer: &Peer) -> Result<()> {
 }
 
 /// What it said, if it came to a good end with its allocator.
-fn accepted(finished: &Finished) -> Result<String> {
+pub fn accepted(finished: &Finished) -> Result<String> {
     let messages = finished.messages.trim();
     if let Some(line) = messages.lines().find(|line| line.contains("cannot be preloaded")) {
         bail!("{line}");

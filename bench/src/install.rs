@@ -1,4 +1,4 @@
-//! `small --install`: gets the allocators that are missing, from packages and from source.
+//! `--install`: gets the allocators that are missing, from packages and from source.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,8 +7,8 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use super::programs::PROGRAMS;
 use crate::peers::{KNOWN, Known, Origin, made_here};
+use crate::programs::PROGRAMS;
 
 /// What is built from a crate's source.
 struct Recipe {
