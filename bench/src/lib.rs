@@ -25,9 +25,12 @@
 //! Each checks what it reads: a byte that is not what it should be ends the benchmark. The first two
 //! know wall times of one thread only.
 //!
-//! What the comparisons share with `pdfium-harness`: [`stats`], and where [`libraries`] lie.
+//! What the comparisons share with `pdfium-harness`: [`stats`], the [`peers`] that are compared, the [`memory`] that the
+//! baselines among them map, and where [`libraries`] lie.
 
 pub mod libraries;
+pub mod memory;
+pub mod peers;
 pub mod stats;
 
 /// Panics unless every byte is `value`: benchmarks call it outside their timed parts.

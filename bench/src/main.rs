@@ -59,9 +59,7 @@ mod child;
 mod engine;
 mod instructions;
 mod measure;
-mod memory;
 mod moves;
-mod peers;
 mod progress;
 mod results;
 mod rounds;
@@ -73,6 +71,7 @@ mod work;
 mod writes;
 
 use clap::{Parser, Subcommand};
+use refpage_bench::{memory, peers};
 use std::process::ExitCode;
 
 /// Microbenchmarks of allocators, side by side, one process per measurement

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
-use refpage_bench::libraries;
 
+use crate::libraries;
 use crate::memory::{Baseline, PATTERN};
 
 /// The peer that ratios are taken to.
