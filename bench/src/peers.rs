@@ -56,6 +56,9 @@ pub struct Missing {
     pub remedy: String,
 }
 
+/// An allocator that was looked for.
+pub type Found = Result<Peer, Missing>;
+
 /// An allocator that can be had.
 pub struct Known {
     /// Its name in the tables.
@@ -274,7 +277,7 @@ pub fn with_large_pool(refpage: &Peer) -> Peer {
 }
 
 /// A baseline as a peer.
-pub fn baseline(baseline: Baseline) -> Result<Peer, Missing> {
+pub fn baseline(baseline: Baseline) -> Found {
     let name = baseline.name().to_owned();
     let setting = "/sys/kernel/mm/transparent_hugepage/enabled";
     if baseline.needs_huge_pages()
@@ -305,7 +308,7 @@ pub fn glibc() -> Peer {
 }
 
 /// An allocator that is not refpage: one of [`KNOWN`], another whose library the system has, or NAME=PATH.
-pub fn named(text: &str) -> Result<Result<Peer, Missing>> {
+pub fn named(text: &str) -> Result<Found> {
     if let Some((name, path)) = text.split_once('=') {
         if name.is_empty() || path.is_empty() {
             bail!("'{text}' should be NAME=PATH/lib.so");
@@ -319,7 +322,7 @@ pub fn named(text: &str) -> Result<Result<Peer, Missing>> {
         let names = KNOWN.map(|known| known.name).join(", ");
         let services = SERVICES.join(", ");
         bail!(
-            "no allocator is called '{text}': {names}, {NONE}, a service ({services}), or NAME=PATH/lib.so"
+            "no allocator is called '{text}': {names}, a service of refpage ({services}), or NAME=PATH/lib.so"
         )
     };
     let Some(source) = known.source()? else {

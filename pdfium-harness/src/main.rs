@@ -4,7 +4,7 @@
 //! pdfium-harness ── setup ──▶ libpdfium.so and the document (a process of its own, so that the
 //!       │                     harness stays small: see `run`)
 //!       ├── cargo build ────▶ librefpage.so
-//!       └── for every round, for every configuration (`experiment`):
+//!       └── for every round, for every peer (`experiment`):
 //!               LD_PRELOAD=… REFPAGE_OPTIONS=… pdfium-harness render   (`render`)
 //!               wall, CPU, peak RSS and faults from the kernel (`run`)
 //! ```
@@ -12,27 +12,30 @@
 //! The checksum of the pixels shows that every run did the same work. `report` makes the table and
 //! `plot` the SVG.
 
-mod configurations;
 mod document;
 mod experiment;
 mod pages;
 mod pdfium;
 mod plot;
 mod progress;
+mod refpage;
 mod render;
 mod report;
 mod run;
 mod setup;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
+use refpage_bench::peers::{self, Found, OFF, REFPAGE};
 
-use configurations::{Choice, Refpage};
 use experiment::Row;
 use pages::Pages;
+use refpage::Refpage;
 use run::Job;
 use setup::{Setup, UserError};
 
@@ -55,14 +58,14 @@ struct Cli {
 struct Compare {
     #[command(flatten)]
     what: What,
-    /// Counted runs of each configuration, after one that is not counted
+    /// Counted runs of each allocator, after one that is not counted
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     runs: u32,
-    /// More to compare, separated by commas: glibc, jemalloc, mimalloc, tcmalloc, scudo, snmalloc,
-    /// rpmalloc or others as the system has them, NAME=PATH/lib.so, or a service
-    /// of refpage
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    with: Vec<Choice>,
+    /// More to compare, separated by commas: glibc, glibc-perturb, jemalloc, jemalloc-junk, mimalloc,
+    /// tcmalloc, scudo, scudo-fill, snmalloc, rpmalloc or others as the system has them,
+    /// NAME=PATH/lib.so, or a service of refpage
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
+    with: Vec<String>,
     /// Further options for refpage in every run of it, such as pattern=0xaa:threshold=64K
     #[arg(long, value_name = "OPTIONS", value_parser = refpage_options)]
     options: Option<String>,
@@ -162,6 +165,8 @@ fn run_render(what: What) -> Result<ExitCode> {
 
 fn run_comparison(options: Compare) -> Result<ExitCode> {
     let What { file, pages, scale, pdfium, timeout } = options.what;
+    // Before anything is fetched or built.
+    let (own, others) = allocators(options.with)?;
     let cache = setup::cache_directory()?;
     let setup = match setup::spawn(file, pdfium)? {
         Ok(setup) => setup,
@@ -176,14 +181,29 @@ fn run_comparison(options: Compare) -> Result<ExitCode> {
     let pages = pages.closed(count);
     let job = Job { library, file, pages, scale, timeout, cache };
     let refpage = Refpage::build(&setup::target_directory()?, options.options);
-    let mut choices = Choice::defaults();
-    for choice in options.with {
-        if !choices.iter().any(|known| known.name() == choice.name()) {
-            choices.push(choice);
+    let mut peers: Vec<Found> = own.iter().map(|name| refpage.peer(name)).collect();
+    peers.extend(others);
+    let rows = experiment::conduct(&job, peers, options.runs as usize);
+    conclude(&job, &rows, options.json)
+}
+
+/// The services of refpage that are compared, those of every run first, and the other allocators, each once.
+fn allocators(with: Vec<String>) -> Result<(Vec<String>, Vec<Found>)> {
+    let mut own: Vec<String> = [OFF, "memset", REFPAGE].map(String::from).into();
+    let mut others = Vec::new();
+    let mut known: HashSet<String> = own.iter().cloned().collect();
+    for text in with {
+        let name = text.split_once('=').map_or(&*text, |(name, _)| name);
+        if !known.insert(name.into()) {
+            continue;
+        }
+        if peers::is_own(&text) {
+            own.push(text);
+        } else {
+            others.push(peers::named(&text).map_err(|e| UserError(format!("{e:#}")))?);
         }
     }
-    let rows = experiment::conduct(&job, &choices, &refpage, options.runs as usize);
-    conclude(&job, &rows, options.json)
+    Ok((own, others))
 }
 
 /// Shows the result. It is a failure when nothing ran, or when something rendered differently.
