@@ -1,13 +1,13 @@
 //! The parent's side of one measurement: a process of its own, started, waited for, read.
 
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde::de::DeserializeOwned;
 
-use crate::peers::{Peer, Source};
+use crate::peers::{Peer, Source, surround};
 use crate::seed;
 use crate::work::Measured;
 
@@ -57,12 +57,6 @@ fn command(arguments: &[&str], peer: &Peer) -> Result<Command> {
         command.args(["--promise", &promise.to_string()]);
     }
     Ok(command)
-}
-
-/// Gives the command the peer's settings, and nothing of this process's own.
-pub fn surround(command: &mut Command, peer: &Peer) {
-    command.env_remove("LD_PRELOAD").env_remove("REFPAGE_OPTIONS").stdin(Stdio::null());
-    command.envs(peer.environment.iter().map(|(key, value)| (key, value)));
 }
 
 /// The name of a choice as its flag takes it.

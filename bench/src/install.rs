@@ -63,6 +63,7 @@ pub fn run(with_programs: bool) -> Result<ExitCode> {
             continue;
         }
         match known.origin {
+            Origin::Libc => {}
             Origin::Package(package) => packages.push(package),
             Origin::Crate(name) => match build(known, name) {
                 Ok(path) => println!("{}: built {}", known.name, path.display()),

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
@@ -55,6 +56,9 @@ pub struct Missing {
     pub remedy: String,
 }
 
+/// An allocator that was looked for.
+pub type Found = Result<Peer, Missing>;
+
 /// An allocator that can be had.
 pub struct Known {
     /// Its name in the tables.
@@ -70,11 +74,18 @@ pub struct Known {
 /// Where an allocator comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
+    /// The C library itself.
+    Libc,
     /// A package of Debian's.
     Package(&'static str),
     /// The source in a crate, which `small --install` compiles.
     Crate(&'static str),
 }
+
+const GLIBC: Known =
+    Known { name: "glibc", stems: &[], origin: Origin::Libc, environment: &[], note: None };
+
+const JEMALLOC: Known = packaged("jemalloc", &["jemalloc"], "libjemalloc2");
 
 const SCUDO: Known = Known {
     name: "scudo",
@@ -94,8 +105,25 @@ const fn packaged(
 }
 
 /// All of them.
-pub const KNOWN: [Known; 9] = [
-    packaged("jemalloc", &["jemalloc"], "libjemalloc2"),
+pub const KNOWN: [Known; 12] = [
+    GLIBC,
+    Known {
+        name: "glibc-perturb",
+        // malloc fills with the complement: 0x55 so that it is 0xaa.
+        environment: &[("GLIBC_TUNABLES", "glibc.malloc.perturb=0x55")],
+        note: Some(
+            "glibc fills neither the new part of a realloc nor what comes back from a thread's cache, \
+             blocks of up to 1,032 bytes; what goes past it is filled again when freed, with 0x55",
+        ),
+        ..GLIBC
+    },
+    JEMALLOC,
+    Known {
+        name: "jemalloc-junk",
+        environment: &[("MALLOC_CONF", "junk:true")],
+        note: Some("jemalloc fills with 0xa5, and again when freed, with 0x5a"),
+        ..JEMALLOC
+    },
     packaged("mimalloc", &["mimalloc"], "libmimalloc-dev"),
     packaged("tcmalloc", &["tcmalloc_minimal", "tcmalloc"], "libtcmalloc-minimal4"),
     SCUDO,
@@ -130,7 +158,7 @@ pub const KNOWN: [Known; 9] = [
     },
     Known {
         name: "rpmalloc",
-        stems: &["rpmalloc"],
+        stems: &["rpmalloc", "rpmallocwrap"],
         origin: Origin::Crate("rpmalloc-sys"),
         environment: &[],
         note: None,
@@ -138,6 +166,15 @@ pub const KNOWN: [Known; 9] = [
 ];
 
 impl Known {
+    /// How its memory is got, if it can be.
+    fn source(&self) -> Result<Option<Source>> {
+        if self.origin == Origin::Libc {
+            return Ok(cfg!(target_env = "gnu").then_some(Source::Libc));
+        }
+        let library = self.library().map(|path| preloadable(&path)).transpose()?;
+        Ok(library.map(Source::Preload))
+    }
+
     /// Its library: the one that `small --install` made, else one of the system's.
     pub fn library(&self) -> Option<PathBuf> {
         let made = made_here().ok().map(|directory| directory.join(self.file()));
@@ -151,6 +188,7 @@ impl Known {
 
     fn remedy(&self) -> String {
         match self.origin {
+            Origin::Libc => "this program is linked with another C library".into(),
             Origin::Package(package) => {
                 format!("not installed; Debian's package is {package}, or that of another version")
             }
@@ -197,9 +235,9 @@ pub fn find(
             peers.push(refpage(text, &library, extra_options));
             continue;
         }
-        match other(text)? {
+        match named(text)? {
             Ok(peer) => peers.push(peer),
-            Err(remedy) => missing.push(Missing { name: text.clone(), remedy }),
+            Err(gone) => missing.push(gone),
         }
     }
     Ok((peers, missing))
@@ -239,7 +277,7 @@ pub fn with_large_pool(refpage: &Peer) -> Peer {
 }
 
 /// A baseline as a peer.
-pub fn baseline(baseline: Baseline) -> Result<Peer, Missing> {
+pub fn baseline(baseline: Baseline) -> Found {
     let name = baseline.name().to_owned();
     let setting = "/sys/kernel/mm/transparent_hugepage/enabled";
     if baseline.needs_huge_pages()
@@ -269,30 +307,42 @@ pub fn glibc() -> Peer {
     peer("glibc", Source::Libc)
 }
 
-/// An allocator that is not refpage, by its name or as NAME=PATH; else how to get it.
-fn other(text: &str) -> Result<Result<Peer, String>> {
-    if text == "glibc" {
-        return Ok(Ok(glibc()));
-    }
+/// An allocator that is not refpage: one of [`KNOWN`], another whose library the system has, or NAME=PATH.
+pub fn named(text: &str) -> Result<Found> {
     if let Some((name, path)) = text.split_once('=') {
+        if name.is_empty() || path.is_empty() {
+            bail!("'{text}' should be NAME=PATH/lib.so");
+        }
         return Ok(Ok(peer(name, Source::Preload(preloadable(path.as_ref())?))));
     }
     let Some(known) = KNOWN.iter().find(|known| known.name == text) else {
+        if let Some(path) = libraries::installed(&[text]) {
+            return Ok(Ok(peer(text, Source::Preload(preloadable(&path)?))));
+        }
         let names = KNOWN.map(|known| known.name).join(", ");
         let services = SERVICES.join(", ");
         bail!(
-            "no allocator is called '{text}': glibc, {names}, {NONE}, a service ({services}), or \
-             NAME=PATH/lib.so"
+            "no allocator is called '{text}': {names}, a service of refpage ({services}), or NAME=PATH/lib.so"
         )
     };
-    let Some(path) = known.library() else { return Ok(Err(known.remedy())) };
+    let Some(source) = known.source()? else {
+        return Ok(Err(Missing { name: text.into(), remedy: known.remedy() }));
+    };
     let environment = known.environment.iter().map(|&(key, value)| (key, value.into())).collect();
-    let note = known.note;
-    Ok(Ok(Peer { environment, note, ..peer(text, Source::Preload(preloadable(&path)?)) }))
+    Ok(Ok(Peer { environment, note: known.note, ..peer(text, source) }))
+}
+
+/// Gives the command the peer's settings, and nothing of this process's own. What is to be preloaded is the caller's to add.
+pub fn surround(command: &mut Command, peer: &Peer) {
+    command.env_remove("LD_PRELOAD").env_remove("REFPAGE_OPTIONS").stdin(Stdio::null());
+    for (key, _) in KNOWN.iter().flat_map(|known| known.environment) {
+        command.env_remove(key);
+    }
+    command.envs(peer.environment.iter().map(|(key, value)| (key, value)));
 }
 
 /// The path as LD_PRELOAD and /proc/self/maps have it.
-fn preloadable(path: &Path) -> Result<PathBuf> {
+pub fn preloadable(path: &Path) -> Result<PathBuf> {
     let path = path.canonicalize().with_context(|| path.display().to_string())?;
     if path.to_string_lossy().contains([' ', ':']) {
         bail!("LD_PRELOAD cannot carry a path with spaces or colons: {}", path.display());
@@ -333,8 +383,9 @@ mod tests {
 
     #[test]
     fn a_name_that_nobody_knows_is_an_error_and_not_a_missing_package() {
-        assert!(other("gemalloc").is_err());
-        assert!(other("mine=/no/such/lib.so").is_err());
-        assert!(matches!(other("glibc"), Ok(Ok(_))));
+        for wrong in ["gemalloc", "mine=/no/such/lib.so", "mine=", "=/lib.so", "/lib.so"] {
+            assert!(named(wrong).is_err(), "{wrong:?} was taken");
+        }
+        assert!(matches!(named("glibc"), Ok(Ok(_))));
     }
 }

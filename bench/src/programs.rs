@@ -16,8 +16,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::cases::{Outcome, Scale};
-use crate::child::surround;
-use crate::peers::{Missing, Peer, Source};
+use crate::peers::{Missing, Peer, Source, surround};
 use crate::work::{self, Measured};
 use process::{Finished, Started};
 

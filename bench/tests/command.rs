@@ -2,14 +2,22 @@
 
 use std::process::{Command, Output};
 
+use refpage_bench::peers::{self, Missing, Peer, Source};
+
 /// Runs one measurement under the C library's malloc.
 fn work(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_refpage-bench"))
-        .args(["work", "--case", "sparse-64", "--scale", "tiny", "--timeout", "60"])
-        .args(arguments)
-        .env_remove("LD_PRELOAD")
-        .output()
-        .expect("the benchmark was built")
+    work_under(&peers::glibc(), arguments)
+}
+
+/// Runs one measurement under an allocator.
+fn work_under(peer: &Peer, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_refpage-bench"));
+    command.args(["work", "--case", "sparse-64", "--scale", "tiny", "--timeout", "60"]);
+    peers::surround(&mut command, peer);
+    if let Source::Preload(library) = &peer.source {
+        command.env("LD_PRELOAD", library);
+    }
+    command.args(arguments).output().expect("the benchmark was built")
 }
 
 fn complaint(output: &Output) -> String {
@@ -39,4 +47,17 @@ fn memory_without_the_promised_pattern_is_no_result() {
 fn a_library_that_was_not_preloaded_is_no_result() {
     let complaint = complaint(&work(&["--library", "/no/such/librefpage.so"]));
     assert!(complaint.contains("not preloaded"), "{complaint}");
+}
+
+#[test]
+fn allocators_that_are_asked_to_fill_large_blocks_do() {
+    for (name, byte) in [("glibc-perturb", 0xaa), ("jemalloc-junk", 0xa5_u8)] {
+        match peers::named(name).expect("a known name") {
+            Ok(peer) => {
+                let output = work_under(&peer, &["--promise", &byte.to_string()]);
+                assert!(output.status.success(), "{name}: {output:?}");
+            }
+            Err(Missing { remedy, .. }) => println!("skipped: {name}: {remedy}"),
+        }
+    }
 }

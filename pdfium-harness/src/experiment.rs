@@ -1,13 +1,13 @@
-//! The experiment: every configuration once a round, in an order that turns from round to round.
+//! The experiment: every peer once a round, in an order that turns from round to round.
 
+use refpage_bench::peers::{Found, Missing, OFF, Peer};
 use serde::Serialize;
 
-use crate::configurations::{self, BASELINE, Choice, Configuration, Refpage};
 use crate::progress::Progress;
 use crate::render::Rendered;
 use crate::run::{self, Cost, Job, Statistics};
 
-/// One configuration and what came of it.
+/// One peer and what came of it.
 #[derive(Debug, Serialize)]
 pub struct Row {
     /// The column's name.
@@ -24,26 +24,29 @@ pub struct Row {
     pub messages: String,
     /// The first round whose pixels were not those of the warm-up, and their checksum.
     pub unsteady: Option<(usize, String)>,
+    /// What a reader of its figures has to know.
+    pub note: Option<&'static str>,
     /// What to run.
     #[serde(skip)]
-    configuration: Option<Configuration>,
+    peer: Option<Peer>,
 }
 
 impl Row {
-    fn new(choice: &Choice, prepared: Result<Configuration, String>) -> Self {
-        let (configuration, error) = match prepared {
-            Ok(configuration) => (Some(configuration), None),
-            Err(error) => (None, Some(error)),
+    fn new(found: Found) -> Self {
+        let (name, peer, error) = match found {
+            Ok(peer) => (peer.name.clone(), Some(peer), None),
+            Err(Missing { name, remedy }) => (name, None, Some(remedy)),
         };
         Self {
-            name: choice.name().into(),
+            name,
             error,
             costs: Vec::new(),
             rendered: None,
             statistics: None,
             messages: String::new(),
             unsteady: None,
-            configuration,
+            note: peer.as_ref().and_then(|peer| peer.note),
+            peer,
         }
     }
 
@@ -59,19 +62,19 @@ impl Row {
 
     fn fail(&mut self, error: &anyhow::Error) {
         self.error = Some(format!("{error:#}"));
-        self.configuration = None;
+        self.peer = None;
     }
 
     fn warm_up(&mut self, job: &Job) {
-        let Some(configuration) = &self.configuration else {
+        let Some(peer) = &self.peer else {
             return;
         };
-        match run::warm_up(job, configuration) {
+        match run::warm_up(job, peer) {
             Ok((run, statistics)) => {
                 self.rendered = Some(run.rendered);
                 self.messages = run.messages;
                 let taken = statistics.as_ref().and_then(|s| s["service"].as_str());
-                if let (Some(asked), Some(taken)) = (configuration.service, taken)
+                if let (Some(asked), Some(taken)) = (peer.service, taken)
                     && asked != taken
                 {
                     let error = anyhow::anyhow!("refpage took the service {taken} instead");
@@ -84,10 +87,10 @@ impl Row {
     }
 
     fn measure(&mut self, job: &Job, round: usize) {
-        let Some(configuration) = &self.configuration else {
+        let Some(peer) = &self.peer else {
             return;
         };
-        match run::measure(job, configuration) {
+        match run::measure(job, peer) {
             Ok(run) => {
                 let first = self.rendered.as_ref().map(|rendered| &rendered.checksum);
                 if first != Some(&run.rendered.checksum) && self.unsteady.is_none() {
@@ -100,20 +103,17 @@ impl Row {
     }
 }
 
-/// Runs everything; every choice becomes a row, also one that cannot be run.
-pub fn conduct(job: &Job, choices: &[Choice], refpage: &Refpage, rounds: usize) -> Vec<Row> {
-    let mut rows: Vec<Row> = choices
-        .iter()
-        .map(|choice| Row::new(choice, configurations::prepare(choice, refpage)))
-        .collect();
-    let runnable = |rows: &[Row]| rows.iter().filter(|row| row.configuration.is_some()).count();
+/// Runs everything; every peer becomes a row, also one that cannot be run.
+pub fn conduct(job: &Job, peers: Vec<Found>, rounds: usize) -> Vec<Row> {
+    let mut rows: Vec<Row> = peers.into_iter().map(Row::new).collect();
+    let runnable = |rows: &[Row]| rows.iter().filter(|row| row.peer.is_some()).count();
     let progress = Progress::new((runnable(&rows) * (rounds + 1)) as u64);
     progress.stage("warming up");
-    for row in rows.iter_mut().filter(|row| row.configuration.is_some()) {
+    for row in rows.iter_mut().filter(|row| row.peer.is_some()) {
         progress.begin(format!("warming up {}", row.name));
         row.warm_up(job);
         progress.done();
-        if row.configuration.is_none() {
+        if row.peer.is_none() {
             progress.skip(rounds as u64);
         }
     }
@@ -124,13 +124,13 @@ pub fn conduct(job: &Job, choices: &[Choice], refpage: &Refpage, rounds: usize) 
         }
         for turn in 0..count {
             let row = &mut rows[(turn + round) % count];
-            if row.configuration.is_none() {
+            if row.peer.is_none() {
                 continue;
             }
             progress.begin(format!("round {} of {rounds}: {}", round + 1, row.name));
             row.measure(job, round);
             progress.done();
-            if row.configuration.is_none() {
+            if row.peer.is_none() {
                 progress.skip((rounds - round - 1) as u64);
             }
         }
@@ -141,7 +141,7 @@ pub fn conduct(job: &Job, choices: &[Choice], refpage: &Refpage, rounds: usize) 
 
 /// The row that ratios are taken against.
 pub fn baseline(rows: &[Row]) -> Option<&Row> {
-    rows.iter().find(|row| row.name == BASELINE && row.measured())
+    rows.iter().find(|row| row.name == OFF && row.measured())
 }
 
 /// Who rendered other pixels than the rest, in one line each.
@@ -155,7 +155,7 @@ pub fn disagreements(rows: &[Row]) -> Vec<String> {
         .collect();
     let rendered =
         || rows.iter().filter_map(|row| Some((&row.name, &row.rendered.as_ref()?.checksum)));
-    let expected = rendered().find(|(name, _)| *name == BASELINE).or_else(|| rendered().next());
+    let expected = rendered().find(|(name, _)| *name == OFF).or_else(|| rendered().next());
     if let Some((reference, expected)) = expected {
         lines.extend(rendered().filter(|(_, checksum)| *checksum != expected).map(
             |(name, checksum)| format!("{name} rendered {checksum}, but {reference} {expected}"),
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     fn row(name: &str, checksum: &str) -> Row {
-        let mut row = Row::new(&name.parse().unwrap(), Err(String::new()));
+        let mut row = Row::new(Err(Missing { name: name.into(), remedy: String::new() }));
         row.rendered = Some(Rendered {
             pages: 1,
             pixels: 1,

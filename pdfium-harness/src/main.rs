@@ -4,7 +4,7 @@
 //! pdfium-harness ── setup ──▶ libpdfium.so and the document (a process of its own, so that the
 //!       │                     harness stays small: see `run`)
 //!       ├── cargo build ────▶ librefpage.so
-//!       └── for every round, for every configuration (`experiment`):
+//!       └── for every round, for every peer (`experiment`):
 //!               LD_PRELOAD=… REFPAGE_OPTIONS=… pdfium-harness render   (`render`)
 //!               wall, CPU, peak RSS and faults from the kernel (`run`)
 //! ```
@@ -12,34 +12,41 @@
 //! The checksum of the pixels shows that every run did the same work. `report` makes the table and
 //! `plot` the SVG.
 
-mod configurations;
 mod document;
+mod documents;
 mod experiment;
+mod package;
 mod pages;
 mod pdfium;
 mod plot;
 mod progress;
+mod refpage;
 mod render;
 mod report;
 mod run;
 mod setup;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
+use refpage_bench::peers::{self, Found, OFF, REFPAGE};
 
-use configurations::{Choice, Refpage};
+use documents::Document;
 use experiment::Row;
 use pages::Pages;
+use refpage::Refpage;
 use run::Job;
-use setup::{Setup, UserError};
+use setup::{Setup, Source, UserError};
 
 /// Renders a PDF with real PDFium under refpage's services and other allocators, and compares
 /// what that costs.
 ///
-/// Without a FILE it renders a document of its own: 120 pages of text, drawings and images. PDFium is
+/// Without a FILE it renders a document of its own: 120 pages of text, drawings and images, or one out of a package of Debian's
+/// (`--document`). PDFium is
 /// fetched once with pip (pinned version and hash), and librefpage.so is built with cargo. With the
 /// default document and five runs it takes about a minute.
 #[derive(Parser)]
@@ -55,14 +62,14 @@ struct Cli {
 struct Compare {
     #[command(flatten)]
     what: What,
-    /// Counted runs of each configuration, after one that is not counted
+    /// Counted runs of each allocator, after one that is not counted
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     runs: u32,
-    /// More to compare, separated by commas: glibc, jemalloc, mimalloc, tcmalloc, scudo, snmalloc,
-    /// rpmalloc or others as the system has them, NAME=PATH/lib.so, or a service
-    /// of refpage
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    with: Vec<Choice>,
+    /// More to compare, separated by commas: glibc, glibc-perturb, jemalloc, jemalloc-junk, mimalloc,
+    /// tcmalloc, scudo, scudo-fill, snmalloc, rpmalloc or others as the system has them,
+    /// NAME=PATH/lib.so, or a service of refpage
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
+    with: Vec<String>,
     /// Further options for refpage in every run of it, such as pattern=0xaa:threshold=64K
     #[arg(long, value_name = "OPTIONS", value_parser = refpage_options)]
     options: Option<String>,
@@ -74,14 +81,21 @@ struct Compare {
 /// What every run renders.
 #[derive(Args)]
 struct What {
-    /// The PDF to render; the project's own when there is none
+    /// The PDF to render, if it is none of the documents with a name
     file: Option<PathBuf>,
+    /// The document to render: default (the project's own), or a manual out of one of Debian's packages, which is fetched once:
+    /// r-manual, pgfplots, pgf or images [default: default]
+    #[arg(long, value_name = "NAME", value_parser = documents::named, conflicts_with = "file")]
+    document: Option<&'static Document>,
     /// Pages to render, such as 1-100, 7, 3- or 1-3,8 [default: all]
     #[arg(long, value_name = "RANGES", default_value_t = Pages::all(), hide_default_value = true)]
     pages: Pages,
     /// Pixels a point: 1.0 is 72 dots an inch
-    #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = scale)]
+    #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = scale, conflicts_with = "dpi")]
     scale: f32,
+    /// Dots an inch, instead of --scale: 300 is a scale of 300/72
+    #[arg(long, value_name = "N", value_parser = dpi)]
+    dpi: Option<f32>,
     /// Use this PDFium instead of the pinned one
     #[arg(long, value_name = "PATH/libpdfium.so")]
     pdfium: Option<PathBuf>,
@@ -90,10 +104,45 @@ struct What {
     timeout: u32,
 }
 
-/// The harness's own processes.
+impl What {
+    fn scale(&self) -> f32 {
+        self.dpi.map_or(self.scale, |dpi| dpi / POINTS)
+    }
+
+    fn source(&mut self) -> Source {
+        let document = self.document.unwrap_or_else(documents::default);
+        self.file.take().map_or(Source::Document(document), Source::File)
+    }
+}
+
+/// Points in an inch.
+const POINTS: f32 = 72.0;
+/// More is too many pixels for a page of any usual size.
+const MOST_DPI: f32 = 7200.0;
+
+/// The documents with a name.
+#[derive(Args)]
+struct Documents {
+    /// Only these [default: all]
+    #[arg(value_name = "NAME", value_parser = documents::named)]
+    names: Vec<&'static Document>,
+    /// Get those that are missing from Debian's packages, first
+    #[arg(long)]
+    fetch: bool,
+    /// Print one JSON array: name, title, package, version, file and pages (null where there is no file), and for 72 and for
+    /// 300 dpi the pages that are worth rendering
+    #[arg(long)]
+    json: bool,
+    /// Check them with this PDFium instead of the pinned one
+    #[arg(long, value_name = "PATH/libpdfium.so", requires = "fetch")]
+    pdfium: Option<PathBuf>,
+}
+
 #[derive(Subcommand)]
 enum Command {
-    /// Fetches PDFium, makes the document, and prints where they are
+    /// Lists the documents with a name, and fetches them
+    Documents(Documents),
+    /// Fetches PDFium and the document, and prints where they are
     #[command(hide = true)]
     Setup(What),
     /// Renders once and prints what came out: the process under measurement
@@ -102,10 +151,16 @@ enum Command {
 }
 
 fn scale(text: &str) -> Result<f32, String> {
-    match text.parse::<f32>() {
-        Ok(scale) if scale > 0.0 && scale.is_finite() => Ok(scale),
-        _ => Err("the scale must be a number above 0".into()),
-    }
+    positive(text, MOST_DPI / POINTS)
+}
+
+fn dpi(text: &str) -> Result<f32, String> {
+    positive(text, MOST_DPI)
+}
+
+fn positive(text: &str, most: f32) -> Result<f32, String> {
+    let number = text.parse().ok().filter(|&number| number > 0.0 && number <= most);
+    number.ok_or_else(|| format!("it must be a number above 0, and {most} at most"))
 }
 
 fn refpage_options(text: &str) -> Result<String, String> {
@@ -123,8 +178,9 @@ fn main() -> ExitCode {
     };
     let result = match cli {
         Cli { command: None, compare } => run_comparison(compare),
-        Cli { command: Some(Command::Setup(what)), .. } => {
-            setup::perform(what.file, what.pdfium).and_then(|setup| print_json(&setup))
+        Cli { command: Some(Command::Documents(documents)), .. } => run_documents(documents),
+        Cli { command: Some(Command::Setup(mut what)), .. } => {
+            setup::perform(what.source(), what.pdfium).and_then(|setup| print_json(&setup))
         }
         Cli { command: Some(Command::Render(what)), .. } => run_render(what),
     };
@@ -155,15 +211,34 @@ fn run_render(what: What) -> Result<ExitCode> {
     // SAFETY: alarm has no preconditions. SIGALRM's default action ends the process, also one whose
     // threads all hang in the allocator under test.
     unsafe { libc::alarm(what.timeout) };
+    let scale = what.scale();
     let library = what.pdfium.context("render needs --pdfium")?;
     let file = what.file.context("render needs a file")?;
-    print_json(&render::render(&library, &file, &what.pages, what.scale)?)
+    print_json(&render::render(&library, &file, &what.pages, scale)?)
 }
 
-fn run_comparison(options: Compare) -> Result<ExitCode> {
-    let What { file, pages, scale, pdfium, timeout } = options.what;
+fn run_documents(options: Documents) -> Result<ExitCode> {
+    let Documents { names: mut chosen, fetch, json, pdfium } = options;
+    if chosen.is_empty() {
+        chosen.extend(&documents::DOCUMENTS);
+    }
+    let complete = !fetch || setup::fetch(&chosen, pdfium)?;
     let cache = setup::cache_directory()?;
-    let setup = match setup::spawn(file, pdfium)? {
+    if json {
+        println!("{}", documents::json(&chosen, &cache)?);
+    } else {
+        println!("{}", documents::table(&chosen, &cache));
+    }
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn run_comparison(mut options: Compare) -> Result<ExitCode> {
+    let (source, scale) = (options.what.source(), options.what.scale());
+    let What { pages, pdfium, timeout, .. } = options.what;
+    // Before anything is fetched or built.
+    let (own, others) = allocators(options.with)?;
+    let cache = setup::cache_directory()?;
+    let setup = match setup::spawn(source, pdfium)? {
         Ok(setup) => setup,
         // It has said why.
         Err(code) => return Ok(code),
@@ -176,23 +251,39 @@ fn run_comparison(options: Compare) -> Result<ExitCode> {
     let pages = pages.closed(count);
     let job = Job { library, file, pages, scale, timeout, cache };
     let refpage = Refpage::build(&setup::target_directory()?, options.options);
-    let mut choices = Choice::defaults();
-    for choice in options.with {
-        if !choices.iter().any(|known| known.name() == choice.name()) {
-            choices.push(choice);
+    let mut peers: Vec<Found> = own.iter().map(|name| refpage.peer(name)).collect();
+    peers.extend(others);
+    let rows = experiment::conduct(&job, peers, options.runs as usize);
+    conclude(&job, &rows, options.json)
+}
+
+/// The services of refpage that are compared, those of every run first, and the other allocators, each once.
+fn allocators(with: Vec<String>) -> Result<(Vec<String>, Vec<Found>)> {
+    let mut own: Vec<String> = [OFF, "memset", REFPAGE].map(String::from).into();
+    let mut others = Vec::new();
+    let mut known: HashSet<String> = own.iter().cloned().collect();
+    for text in with {
+        let name = text.split_once('=').map_or(&*text, |(name, _)| name);
+        if !known.insert(name.into()) {
+            continue;
+        }
+        if peers::is_own(&text) {
+            own.push(text);
+        } else {
+            others.push(peers::named(&text).map_err(|e| UserError(format!("{e:#}")))?);
         }
     }
-    let rows = experiment::conduct(&job, &choices, &refpage, options.runs as usize);
-    conclude(&job, &rows, options.json)
+    Ok((own, others))
 }
 
 /// Shows the result. It is a failure when nothing ran, or when something rendered differently.
 fn conclude(job: &Job, rows: &[Row], json: Option<PathBuf>) -> Result<ExitCode> {
-    println!("{} pages {}, scale {}", job.file.display(), job.pages, job.scale);
+    let what = format!("pages {} at {:.0} dpi", job.pages, job.scale * POINTS);
+    println!("{} {what}", job.file.display());
     print!("{}", report::text(rows));
     let svg = job.cache.join("pdfium.svg");
     let name = job.file.file_name().unwrap_or_default().to_string_lossy();
-    if plot::write(rows, &format!("{name}, pages {}, scale {}", job.pages, job.scale), &svg)? {
+    if plot::write(rows, &format!("{name}, {what}"), &svg)? {
         println!("plot: {}", svg.display());
     }
     if let Some(path) = json {
@@ -223,6 +314,11 @@ mod tests {
             &["--scale", "0"][..],
             &["--scale", "-1"],
             &["--scale", "nan"],
+            &["--scale", "101"],
+            &["--dpi", "0"],
+            &["--dpi", "300", "--scale", "1.0"],
+            &["--document", "no-such"],
+            &["--document", "pgf", "file.pdf"],
             &["--runs", "0"],
             &["--pages", "5-2"],
             &["--options", "service=cow"],

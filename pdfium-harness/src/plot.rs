@@ -5,11 +5,11 @@ use std::path::Path;
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
+use refpage_bench::peers::OFF;
+use refpage_bench::stats::{Summary, ratios};
 
-use crate::configurations::BASELINE;
 use crate::experiment::{Row, baseline};
 use crate::run::Cost;
-use refpage_bench::stats::{Summary, ratios};
 
 const WIDTH: i32 = 860;
 const ROW: i32 = 34;
@@ -20,7 +20,7 @@ const LEFT: i32 = 130;
 const PANEL: i32 = 320;
 const GAP: i32 = 40;
 
-/// One configuration's mark in a panel.
+/// One peer's mark in a panel.
 type Mark<'a> = (&'a str, Summary);
 
 /// Writes the plot; `false` when no ratio could be taken, and there is nothing to draw.
@@ -79,7 +79,7 @@ fn panel(root: &Area<'_>, left: i32, title: &str, marks: &[Mark<'_>], color: RGB
     let x = |ratio: f64| left + ((ratio - low) / (high - low) * f64::from(PANEL)).round() as i32;
     let (top, bottom) = (TOP, TOP + ROW * marks.len() as i32);
     let font = |size: i32| ("sans-serif", size).into_font().color(&BLACK);
-    root.draw(&Text::new(format!("{title}, x {BASELINE}"), (left, TOP - 24), font(16)))?;
+    root.draw(&Text::new(format!("{title}, x {OFF}"), (left, TOP - 24), font(16)))?;
     let step = tick_step(high - low);
     let middle = font(13).pos(Pos::new(HPos::Center, VPos::Top));
     let mut tick = (low / step).ceil() * step;

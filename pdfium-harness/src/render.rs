@@ -106,7 +106,7 @@ fn render_page(
     let page = document.pages().get(number as i32 - 1).map_err(|e| anyhow::anyhow!(plain(&e)))?;
     let pixels = |points: f32| (points * scale).round().max(1.0) as i32;
     let (width, height) = (pixels(page.width().value), pixels(page.height().value));
-    if i64::from(width) * i64::from(height) * 4 > i64::from(i32::MAX) {
+    if i64::from(width) * i64::from(height) > i64::from(i32::MAX / 4) {
         bail!("{width} by {height} pixels are too many for one bitmap: choose a smaller scale");
     }
     let format = PdfBitmapFormat::BGRA;

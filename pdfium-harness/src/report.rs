@@ -3,11 +3,11 @@
 use std::fmt::Write;
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
+use refpage_bench::peers::OFF;
+use refpage_bench::stats::{Summary, ratios, summarize};
 
-use crate::configurations::BASELINE;
 use crate::experiment::{Row, baseline};
 use crate::run::{Cost, Statistics};
-use refpage_bench::stats::{Summary, ratios, summarize};
 
 /// The keys of refpage's statistics that are shown, in this order.
 const COUNTERS: [&str; 5] =
@@ -32,7 +32,7 @@ pub fn text(rows: &[Row]) -> String {
     if rounds > 0 {
         let _ = writeln!(
             out,
-            "\n{rounds} interleaved runs each: median, range below; x = times the `{BASELINE}` run of \
+            "\n{rounds} interleaved runs each: median, range below; x = times the `{OFF}` run of \
              the same round; all threads counted."
         );
     } else {
@@ -44,6 +44,9 @@ pub fn text(rows: &[Row]) -> String {
         }
         if let Some(line) = service(row) {
             let _ = writeln!(out, "{line}");
+        }
+        if let Some(note) = row.note {
+            let _ = writeln!(out, "{}: {note}", row.name);
         }
         for message in row.messages.lines() {
             let _ = writeln!(out, "{} wrote: {message}", row.name);

@@ -8,9 +8,9 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use refpage_bench::peers::{Peer, Source, surround};
 use serde::Serialize;
 
-use crate::configurations::Configuration;
 use crate::pages::Pages;
 use crate::render::Rendered;
 
@@ -60,18 +60,16 @@ pub struct Run {
 /// The statistics that refpage wrote in a run made to learn them.
 pub type Statistics = serde_json::Value;
 
-/// Runs `job` once; refpage writes its statistics only in the run that asks for them.
-pub fn measure(job: &Job, configuration: &Configuration) -> Result<Run> {
-    execute(job, configuration, configuration.options.clone())
-}
-
-/// The warm-up run, which is not counted, and what refpage says about its service in it.
-pub fn warm_up(job: &Job, configuration: &Configuration) -> Result<(Run, Option<Statistics>)> {
-    let Some(options) = &configuration.options else {
-        return Ok((execute(job, configuration, None)?, None));
-    };
+/// The warm-up run, which is not counted, and what refpage says about its service in it: it writes its statistics only here.
+pub fn warm_up(job: &Job, peer: &Peer) -> Result<(Run, Option<Statistics>)> {
     let file = job.cache.join(format!("stats-{}.json", std::process::id()));
-    let run = execute(job, configuration, Some(format!("{options}:stats=json:{}", file.display())));
+    let mut peer = peer.clone();
+    let options = peer.environment.iter_mut().find(|(key, _)| *key == "REFPAGE_OPTIONS");
+    let Some((_, options)) = options else {
+        return Ok((measure(job, &peer)?, None));
+    };
+    options.push_str(&format!(":stats=json:{}", file.display()));
+    let run = measure(job, &peer);
     let text = fs::read_to_string(&file);
     // What matters was read, and the name is this process's alone.
     let _ = fs::remove_file(&file);
@@ -79,27 +77,23 @@ pub fn warm_up(job: &Job, configuration: &Configuration) -> Result<(Run, Option<
     Ok((run?, statistics))
 }
 
-fn execute(job: &Job, configuration: &Configuration, options: Option<String>) -> Result<Run> {
+/// Runs `job` once.
+pub fn measure(job: &Job, peer: &Peer) -> Result<Run> {
     let messages_path = job.cache.join(format!("stderr-{}.txt", std::process::id()));
     let messages = File::create(&messages_path)
         .with_context(|| format!("cannot write {}", messages_path.display()))?;
     let mut command = Command::new(std::env::current_exe()?);
+    surround(&mut command, peer);
     command
         .args(["render", "--pdfium"])
         .arg(&job.library)
         .args(["--pages", &job.pages.to_string(), "--scale", &job.scale.to_string()])
         .args(["--timeout", &job.timeout.to_string(), "--"])
         .arg(&job.file)
-        .env_remove("LD_PRELOAD")
-        .env_remove("REFPAGE_OPTIONS")
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(messages);
-    if let Some(path) = &configuration.preload {
+    if let Source::Preload(path) = &peer.source {
         command.env("LD_PRELOAD", path);
-    }
-    if let Some(options) = options {
-        command.env("REFPAGE_OPTIONS", options);
     }
     let finished = spawn_and_account(&mut command);
     let messages = fs::read(&messages_path).unwrap_or_default();
@@ -112,7 +106,7 @@ fn execute(job: &Job, configuration: &Configuration, options: Option<String>) ->
     }
     let rendered: Rendered =
         serde_json::from_str(&output).context("the run's report is not readable")?;
-    check_malloc(configuration, &rendered.malloc)?;
+    check_malloc(peer, &rendered.malloc)?;
     Ok(Run { cost, rendered, messages })
 }
 
@@ -127,10 +121,10 @@ fn failure(status: ExitStatus, messages: &str, timeout: u32) -> String {
 }
 
 /// The loader goes on without a library it cannot preload: that must not pass for a result.
-fn check_malloc(configuration: &Configuration, provider: &str) -> Result<()> {
+fn check_malloc(peer: &Peer, provider: &str) -> Result<()> {
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.into());
-    match &configuration.preload {
-        Some(path) if real(path) != real(provider.as_ref()) => {
+    match &peer.source {
+        Source::Preload(path) if real(path) != real(provider.as_ref()) => {
             bail!("malloc came from {provider}, not from {}", path.display())
         }
         _ => Ok(()),

@@ -10,7 +10,8 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::{document, pdfium, render};
+use crate::documents::{self, Document};
+use crate::{pdfium, render};
 
 /// A mistake in what the user gave: exit status 2.
 #[derive(Debug)]
@@ -23,6 +24,15 @@ impl std::fmt::Display for UserError {
 }
 
 impl std::error::Error for UserError {}
+
+/// What is to be rendered.
+#[derive(Debug)]
+pub enum Source {
+    /// A file of the user's.
+    File(PathBuf),
+    /// A document with a name.
+    Document(&'static Document),
+}
 
 /// What the runs need.
 #[derive(Debug, Serialize, Deserialize)]
@@ -51,15 +61,16 @@ pub fn cache_directory() -> Result<PathBuf> {
 }
 
 /// Has a process of its own set things up; when it fails, it has said why, and this is its status.
-pub fn spawn(file: Option<PathBuf>, library: Option<PathBuf>) -> Result<Result<Setup, ExitCode>> {
+pub fn spawn(source: Source, library: Option<PathBuf>) -> Result<Result<Setup, ExitCode>> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("setup").env_remove("LD_PRELOAD").stderr(Stdio::inherit());
     if let Some(library) = library {
         command.arg("--pdfium").arg(library);
     }
-    if let Some(file) = file {
-        command.arg("--").arg(file);
-    }
+    match source {
+        Source::File(file) => command.arg("--").arg(file),
+        Source::Document(document) => command.args(["--document", document.name]),
+    };
     let output = command.output().context("cannot start the setup")?;
     if !output.status.success() {
         let code = output.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
@@ -69,21 +80,37 @@ pub fn spawn(file: Option<PathBuf>, library: Option<PathBuf>) -> Result<Result<S
 }
 
 /// Sets things up: the process's work that `spawn` starts.
-pub fn perform(file: Option<PathBuf>, library: Option<PathBuf>) -> Result<Setup> {
+pub fn perform(source: Source, library: Option<PathBuf>) -> Result<Setup> {
     let cache = cache_directory()?;
-    let file = match file {
-        Some(file) => existing(&file)?,
-        None => default_document(&cache)?,
+    // Before anything is fetched.
+    let source = match source {
+        Source::File(file) => Source::File(existing(&file)?),
+        known @ Source::Document(_) => known,
     };
-    let library = match library {
-        Some(library) => existing(&library)?,
-        None => pdfium::library(&cache)?,
-    };
+    let library = self::library(library, &cache)?;
     let pdfium = render::load(&library)?;
+    let file = match source {
+        Source::File(file) => file,
+        Source::Document(document) => {
+            document.obtain(&pdfium, &cache).with_context(|| document.name)?
+        }
+    };
     let document = render::open(&pdfium, &file).map_err(|e| UserError(format!("{e:#}")))?;
     let pages = document.pages().len() as u32;
     drop(document);
     Ok(Setup { library, file, pages })
+}
+
+/// libpdfium.so: the one given, or the pinned one, fetched first if it must be.
+fn library(given: Option<PathBuf>, cache: &Path) -> Result<PathBuf> {
+    given.map_or_else(|| pdfium::library(cache), |library| existing(&library))
+}
+
+/// Gets what is missing of `documents`, and says of each that cannot be had why. Whether all are there.
+pub fn fetch(documents: &[&'static Document], library: Option<PathBuf>) -> Result<bool> {
+    let cache = cache_directory()?;
+    let pdfium = render::load(&self::library(library, &cache)?)?;
+    Ok(documents::fetch_all(documents, &pdfium, &cache))
 }
 
 fn existing(path: &Path) -> Result<PathBuf> {
@@ -93,15 +120,4 @@ fn existing(path: &Path) -> Result<PathBuf> {
         return Err(UserError(format!("{}: not a file", path.display())).into());
     }
     Ok(resolved)
-}
-
-/// Makes the default document anew: a kept one could be another version's.
-fn default_document(cache: &Path) -> Result<PathBuf> {
-    eprintln!("making the default document …");
-    let path = cache.join("default.pdf");
-    let unfinished = cache.join(format!("default-{}.pdf", std::process::id()));
-    fs::write(&unfinished, document::generate())
-        .and_then(|()| fs::rename(&unfinished, &path))
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(path)
 }

@@ -28,19 +28,19 @@ pub struct Document {
     pub package: Option<String>,
     /// Where it lies, if it is here.
     pub file: Option<PathBuf>,
-    /// What is rendered at a pixel a point.
-    pub at_72_dpi: Ranges,
-    /// What is rendered at 300 dots an inch.
-    pub at_300_dpi: Ranges,
+    /// What is worth rendering of it.
+    ranges: Vec<Ranges>,
 }
 
 /// Pages to render.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Ranges {
+struct Ranges {
+    /// Dots an inch.
+    dpi: u32,
     /// For a look.
-    pub quick_pages: String,
+    quick_pages: String,
     /// For results.
-    pub full_pages: String,
+    full_pages: String,
 }
 
 /// What `pdfium-harness setup` says.
@@ -102,7 +102,9 @@ impl Pdfium {
 
     /// The pages of a document that belong to a scale.
     pub fn job(&self, document: &Document, dpi: u32, scale: Scale) -> Result<Job> {
-        let ranges = if dpi == 72 { &document.at_72_dpi } else { &document.at_300_dpi };
+        let ranges = document.ranges.iter().find(|ranges| ranges.dpi == dpi);
+        let ranges =
+            ranges.context("nobody says which pages of the document are worth rendering")?;
         Ok(Job {
             harness: self.harness.clone(),
             library: self.library.clone(),
