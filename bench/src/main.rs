@@ -63,6 +63,7 @@ mod memory;
 mod moves;
 mod peers;
 mod progress;
+mod report;
 mod results;
 mod rounds;
 mod small;
@@ -91,6 +92,8 @@ enum Command {
     Moves(moves::Arguments),
     Writes(writes::Arguments),
     Instructions(instructions::Arguments),
+    #[command(hide = true)]
+    PageSample(report::sample::Arguments),
     #[command(hide = true)]
     Work(work::Arguments),
     #[command(hide = true)]
@@ -123,6 +126,9 @@ fn main() -> ExitCode {
         Command::MovesRaw(arguments) => moves::raw::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Writes(arguments) => writes::run(&arguments),
         Command::WritesWork(arguments) => writes::work::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::PageSample(arguments) => {
+            report::sample::run(&arguments).map(|()| ExitCode::SUCCESS)
+        }
         Command::Work(arguments) => work::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
