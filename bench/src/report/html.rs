@@ -16,6 +16,9 @@ const SCRIPT: &str = include_str!("html/page.js");
 const ICON: &str = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Crect width='16' \
                     height='16' rx='3' fill='%231b55d6'/%3E%3Cpath d='M3 5h10M3 8h10M3 11h6' stroke='%23fff' stroke-width='1.6'/%3E%3C/svg%3E";
 
+/// A fact of more characters has a line for itself.
+const LONG: usize = 64;
+
 /// The page.
 ///
 /// # Errors
@@ -76,7 +79,8 @@ fn head(page: &Page, out: &mut String) -> fmt::Result {
 "#
     )?;
     for (name, value) in &page.facts {
-        writeln!(out, "<div><dt>{}</dt><dd>{}</dd></div>", Escaped(name), Escaped(value))?;
+        let class = if value.chars().count() > LONG { " class=\"long\"" } else { "" };
+        writeln!(out, "<div{class}><dt>{}</dt><dd>{}</dd></div>", Escaped(name), Escaped(value))?;
     }
     out.push_str("</dl>\n<nav aria-label=\"Contents\">\n<ol>\n");
     for Section { id, title, .. } in &page.sections {
