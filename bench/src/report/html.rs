@@ -18,6 +18,8 @@ const ICON: &str = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg'
 
 /// A fact of more characters has a line for itself.
 const LONG: usize = 64;
+/// A cell with more characters is broken into lines.
+const WORDS: usize = 24;
 
 /// The page.
 ///
@@ -159,16 +161,17 @@ fn row(line: &Line, numeric: &[bool], out: &mut String) -> fmt::Result {
         line.cells.iter().zip(numeric).enumerate()
     {
         let (element, scope) = if column == 0 { ("th", " scope=\"row\"") } else { ("td", "") };
-        let mood_class = match mood {
-            Mood::Plain => "",
-            Mood::Good => "good",
-            Mood::Bad => "bad",
-            Mood::Absent => "absent",
-        };
-        let number_class = if number { "number" } else { "" };
-        let class = format!("{number_class} {mood_class}");
+        let classes = [
+            (number, "number"),
+            (column > 0 && text.chars().count() > WORDS, "words"),
+            (*mood == Mood::Good, "good"),
+            (*mood == Mood::Bad, "bad"),
+            (*mood == Mood::Absent, "absent"),
+        ];
+        let classes = classes.iter().filter(|(has, _)| *has).map(|&(_, class)| class);
+        let classes = classes.collect::<Vec<_>>().join(" ");
         let text = Escaped(text);
-        write!(out, "<{element}{scope} class=\"{}\" data-text=\"{text}\">", class.trim())?;
+        write!(out, "<{element}{scope} class=\"{classes}\" data-text=\"{text}\">")?;
         let space = if sign(*mood).is_empty() { "" } else { "\u{a0}" };
         write!(out, "{}{space}{text}", sign(*mood))?;
         if !small.is_empty() {
