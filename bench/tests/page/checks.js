@@ -90,5 +90,8 @@ if (page) {
   for (const link of document.querySelectorAll("a[href^='#']"))
     if (!document.getElementById(link.hash.slice(1))) problems.push(`leads nowhere: ${link.hash}`);
 }
+// What is asked of files leaves no trace there.
+for (const element of document.querySelectorAll("[src], link[href]"))
+  if (!(element.src ?? element.href).startsWith("data:")) problems.push(`asks for ${element.outerHTML}`);
 for (const { name } of performance.getEntriesByType("resource")) problems.push(`asks for ${name}`);
 return problems;
