@@ -21,6 +21,7 @@ mod machine;
 mod parts;
 mod pdfium;
 mod plots;
+mod profile;
 mod reads;
 mod sections;
 mod summary;
@@ -31,7 +32,7 @@ pub mod work;
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 
@@ -41,6 +42,7 @@ use crate::install;
 use crate::page;
 use crate::peers::{self, Missing, OFF, Peer, REFPAGE};
 use crate::programs::Workshop;
+use crate::programs::process::Started;
 use crate::progress::Progress;
 use crate::results::CaseResults;
 use crate::rounds::{self, Notes, Plan};
@@ -126,6 +128,8 @@ pub struct Results {
     pub missing: Vec<Missing>,
     /// One line on each allocator: its library, its service, what it said.
     pub notes: Vec<String>,
+    /// The peak of a program that does nothing, started as all others are, in KiB.
+    pub floor_kib: u64,
 }
 
 /// Builds, measures, and writes the report; says by the exit code whether refpage and the checks came off.
@@ -169,8 +173,16 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut notes = Notes::default();
     let parts = measure(&plans, runs, &mut journal, &mut notes)?;
     drop(plans);
-    let results = Results { run, scale, peers, parts, missing, notes: notes.lines(&[]) };
+    let floor_kib = floor_kib(&workshop)?;
+    let notes = notes.lines(&[]);
+    let results = Results { run, scale, peers, parts, missing, notes, floor_kib };
     conclude(&results, arguments)
+}
+
+/// The peak of a program that does nothing, in KiB.
+fn floor_kib(workshop: &Workshop) -> Result<u64> {
+    let finished = Started::start(&mut Command::new("true"), workshop.directory())?.finish()?;
+    Ok(finished.cost.peak_kib)
 }
 
 impl Arguments {

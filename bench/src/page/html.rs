@@ -16,6 +16,11 @@ const SCRIPT: &str = include_str!("html/page.js");
 const ICON: &str = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Crect width='16' \
                     height='16' rx='3' fill='%231b55d6'/%3E%3Cpath d='M3 5h10M3 8h10M3 11h6' stroke='%23fff' stroke-width='1.6'/%3E%3C/svg%3E";
 
+/// A fact of more characters has a line for itself.
+const LONG: usize = 64;
+/// A cell with more characters is broken into lines.
+const WORDS: usize = 24;
+
 /// The page.
 ///
 /// # Errors
@@ -76,7 +81,8 @@ fn head(page: &Page, out: &mut String) -> fmt::Result {
 "#
     )?;
     for (name, value) in &page.facts {
-        writeln!(out, "<div><dt>{}</dt><dd>{}</dd></div>", Escaped(name), Escaped(value))?;
+        let class = if value.chars().count() > LONG { " class=\"long\"" } else { "" };
+        writeln!(out, "<div{class}><dt>{}</dt><dd>{}</dd></div>", Escaped(name), Escaped(value))?;
     }
     out.push_str("</dl>\n<nav aria-label=\"Contents\">\n<ol>\n");
     for Section { id, title, .. } in &page.sections {
@@ -155,16 +161,17 @@ fn row(line: &Line, numeric: &[bool], out: &mut String) -> fmt::Result {
         line.cells.iter().zip(numeric).enumerate()
     {
         let (element, scope) = if column == 0 { ("th", " scope=\"row\"") } else { ("td", "") };
-        let mood_class = match mood {
-            Mood::Plain => "",
-            Mood::Good => "good",
-            Mood::Bad => "bad",
-            Mood::Absent => "absent",
-        };
-        let number_class = if number { "number" } else { "" };
-        let class = format!("{number_class} {mood_class}");
+        let classes = [
+            (number, "number"),
+            (column > 0 && text.chars().count() > WORDS, "words"),
+            (*mood == Mood::Good, "good"),
+            (*mood == Mood::Bad, "bad"),
+            (*mood == Mood::Absent, "absent"),
+        ];
+        let classes = classes.iter().filter(|(has, _)| *has).map(|&(_, class)| class);
+        let classes = classes.collect::<Vec<_>>().join(" ");
         let text = Escaped(text);
-        write!(out, "<{element}{scope} class=\"{}\" data-text=\"{text}\">", class.trim())?;
+        write!(out, "<{element}{scope} class=\"{classes}\" data-text=\"{text}\">")?;
         let space = if sign(*mood).is_empty() { "" } else { "\u{a0}" };
         write!(out, "{}{space}{text}", sign(*mood))?;
         if !small.is_empty() {

@@ -9,17 +9,9 @@ use super::{Cell, Line, Page, Plot, Section, Table};
 /// The whole report; the plots are files in the folder `plots`.
 pub fn page(page: &Page, plots: &str) -> String {
     let mut out = format!("# {}\n\n{}\n", escaped(&page.title), paragraph(&page.lead));
-    if !page.facts.is_empty() {
-        let fact = |(name, value): &(String, String)| Line {
-            own: false,
-            cells: [name, value].map(|text| Cell { text: text.clone(), ..Cell::default() }).into(),
-        };
-        let facts = Table {
-            columns: vec!["fact".into(), "value".into()],
-            rows: page.facts.iter().map(fact).collect(),
-            ..Table::default()
-        };
-        let _ = write!(out, "\n{}", grid(&facts));
+    for (number, (name, value)) in page.facts.iter().enumerate() {
+        let space = if number == 0 { "\n" } else { "" };
+        let _ = writeln!(out, "{space}- **{}**: {}", escaped(name), escaped(value));
     }
     for part in &page.sections {
         section(part, plots, &mut out);

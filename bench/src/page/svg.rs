@@ -28,20 +28,19 @@ use legend::Legend;
 /// The width of a drawing: nearly that of a phone, so that letters keep their size there.
 const WIDTH: f64 = 440.0;
 /// The height without the legend.
-const HEIGHT: f64 = 300.0;
+const HEIGHT: f64 = 304.0;
 /// Free space at the left and at the right.
 const MARGIN: f64 = 8.0;
 /// The size of letters.
 const FONT: f64 = 12.0;
 /// Where the axes' lines begin, and how much is below them.
 const TOP: f64 = 28.0;
-const BELOW: f64 = 40.0;
-/// The length of ticks; labels are twice as far away.
+const BELOW: f64 = 44.0;
+/// The length of ticks; labels are twice as far away, and the lowest of y must not touch the first of x.
 const TICK: f64 = 3.0;
+const X_TICK: f64 = 5.0;
 /// How many labels have room beside each other, and one above the other.
 const ROOM: [usize; 2] = [7, 7];
-/// The radius of a mark.
-const MARK: f64 = 3.2;
 /// A line with more points has so many marks, and a band in place of bars.
 const MARKS: usize = 24;
 const FEW_MARKS: usize = 6;
@@ -120,7 +119,8 @@ fn paint(area: &Area<'_>, plot: &Plot, [x, y]: [Span; 2], inks: &[Ink]) -> Drawn
         .axis_style(light(TEXT).stroke_width(10))
         .bold_line_style(light(GRID).stroke_width(10))
         .light_line_style(light(GRID).stroke_width(5))
-        .set_all_tick_mark_size(units(TICK))
+        .set_tick_mark_size(LabelAreaPosition::Left, units(TICK))
+        .set_tick_mark_size(LabelAreaPosition::Bottom, units(X_TICK))
         .label_style(label())
         .axis_desc_style(label())
         .x_desc(printable(&plot.x.label).collect::<String>())
@@ -188,7 +188,7 @@ fn line(places: impl Into<Vec<Pixel>>, ink: &Ink) -> PathElement<Pixel> {
 /// A mark in an ink.
 fn mark((x, y): Pixel, ink: &Ink) -> Polygon<Pixel> {
     let corner = |&(right, down): &(i32, i32)| {
-        let length = |tenths: i32| units(f64::from(tenths) / 10.0 * MARK);
+        let length = |tenths: i32| units(f64::from(tenths) / 10.0 * ink.radius);
         (x + length(right), y + length(down))
     };
     Polygon::new(ink.shape.iter().map(corner).collect::<Vec<_>>(), ink.color)

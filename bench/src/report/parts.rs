@@ -5,6 +5,7 @@ use clap::ValueEnum;
 
 use super::latency::Order;
 use super::pdfium::{Pdfium, RESOLUTIONS};
+use super::profile;
 use super::work::What;
 use crate::cases::{Case, Scale};
 use crate::child::{measure, value};
@@ -39,6 +40,8 @@ pub enum Part {
     Pdfium,
     /// Memory over time.
     Timeline,
+    /// How programs and documents use their allocations.
+    Profile,
 }
 
 /// Cases of large blocks that a quick report has.
@@ -109,6 +112,7 @@ impl<'a> Sources<'a> {
             Part::Programs => self.programs(missing)?,
             Part::Pdfium => self.pdfium()?,
             Part::Timeline => self.timeline()?,
+            Part::Profile => self.profile(missing)?,
         };
         let weight = part.weight();
         Ok(plans.into_iter().map(|plan| Plan { weight, ..plan }).collect())
@@ -202,6 +206,7 @@ impl<'a> Sources<'a> {
             let kind = Kind::Program(program);
             match small::plan(kind, self.scale, self.peers, self.workshop)? {
                 Ok(plan) => plans.push(plan),
+                Err(gone) if missing.iter().any(|known| known.name == gone.name) => {}
                 Err(gone) => missing.push(gone),
             }
         }
@@ -253,6 +258,17 @@ impl<'a> Sources<'a> {
         }])
     }
 
+    /// Programs and documents once more, each under refpage alone.
+    fn profile(&self, missing: &mut Vec<Missing>) -> Result<Vec<Plan<'a>>> {
+        let Some(refpage) = self.peers.iter().find(|peer| peer.name == REFPAGE) else {
+            return Ok(Vec::new());
+        };
+        let mut plans = self.pdfium()?;
+        plans.extend(self.programs(missing)?);
+        let directory = self.workshop.directory();
+        Ok(plans.into_iter().map(|plan| profile::of(plan, refpage, directory)).collect())
+    }
+
     /// The document of which the least is touched; the project's own where it is not here.
     fn sparse_document<'p>(&self, pdfium: &'p Pdfium) -> Option<&'p String> {
         let of = |wanted: &str| pdfium.documents.iter().find(|document| document.name == wanted);
@@ -274,7 +290,7 @@ impl Part {
             Self::Reads | Self::Shares | Self::Windows => 5,
             Self::Latency | Self::Large | Self::Traps => 12,
             Self::Small => 30,
-            Self::Programs | Self::Timeline | Self::Pdfium => 60,
+            Self::Programs | Self::Timeline | Self::Pdfium | Self::Profile => 60,
         }
     }
 
@@ -282,7 +298,7 @@ impl Part {
     pub fn runs(self, runs: usize) -> usize {
         match self {
             // What is read is the same each time; a line over time cannot be a median.
-            Self::Reads | Self::Timeline => 1,
+            Self::Reads | Self::Timeline | Self::Profile => 1,
             _ => runs,
         }
     }

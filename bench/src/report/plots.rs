@@ -133,7 +133,7 @@ pub fn windows(cases: &[CaseResults]) -> Plot {
         Series { name: name.into(), own: metric == Metric::Wall, ..line }
     });
     Plot {
-        id: "windows".into(),
+        id: "throughput".into(),
         title: "First-touch throughput against window".into(),
         caption: "Every page of fresh memory touched in order, when the fault handler answers each fault with so many \
                   pages at once; a window of 512 pages is a huge page, moved whole, and the handler then runs ahead."

@@ -11,6 +11,8 @@ use crate::memory::{Malloc, Memory};
 
 /// What the user before wrote: no allocator's pattern.
 const SECRET: u8 = 0x5e;
+/// So many of them in a row are no chance.
+const ROW: usize = 8;
 /// Sizes that are looked at: small, of some pages, and large.
 const SIZES: [usize; 5] = [48, 1000, 20_000, 200_000, 4 << 20];
 /// Blocks of a size at a time.
@@ -146,7 +148,9 @@ impl Sum {
         let byte = *self.reading.byte.get_or_insert(bytes[0]);
         self.mixed |= bytes.iter().any(|&other| other != byte);
         self.reading.bytes += bytes.len() as u64;
-        self.reading.stale += bytes.iter().filter(|&&byte| byte == SECRET).count() as u64;
+        let rows = bytes.chunk_by(|one, next| one == next);
+        let stale = rows.filter(|row| row[0] == SECRET && row.len() >= ROW);
+        self.reading.stale += stale.map(|row| row.len() as u64).sum::<u64>();
     }
 
     fn reading(self) -> Reading {
@@ -167,7 +171,7 @@ mod tests {
         };
         let pattern = read(&mut [&mut [0xaa; 5], &mut [0xaa; 3]]);
         assert_eq!(pattern, Reading { byte: Some(0xaa), bytes: 8, stale: 0 });
-        let stale = read(&mut [&mut [0; 4], &mut [0, SECRET, SECRET]]);
-        assert_eq!(stale, Reading { byte: None, bytes: 7, stale: 2 });
+        let stale = read(&mut [&mut [0, SECRET, 0], &mut [SECRET; 9]]);
+        assert_eq!(stale, Reading { byte: None, bytes: 12, stale: 9 });
     }
 }

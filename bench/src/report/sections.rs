@@ -3,7 +3,7 @@
 use super::checks::Check;
 use super::parts::Part;
 use super::tables::{BASE, absent, legend, matrix, owns, plain, reads};
-use super::{Results, plots, summary};
+use super::{Results, plots, profile, summary};
 use crate::cases::Scale;
 use crate::page::{Cell, Line, Mood, Page, Section, Table};
 use crate::peers::{REFPAGE, Source};
@@ -30,6 +30,7 @@ pub fn page(results: &Results, checks: &[Check]) -> Page {
                 Part::Programs => programs(cases),
                 Part::Pdfium => pdfium(cases),
                 Part::Timeline => timeline(cases),
+                Part::Profile => profiles(cases),
             })
         },
     ));
@@ -219,6 +220,18 @@ fn timeline(cases: &[CaseResults]) -> Section {
         text: vec!["What a process holds from its start to its end, looked at every 2 ms.".into()],
         plots: cases.iter().map(plots::timeline).collect(),
         ..Section::default()
+    }
+}
+
+fn profiles(cases: &[CaseResults]) -> Section {
+    let text = "What refpage's own profile says of the programs and documents above (`refpage run --profile`): which \
+                allocations are sparse, what filling them would have cost, and what was filled instead.";
+    Section {
+        id: "profile".into(),
+        title: "How programs use memory".into(),
+        text: vec![text.into()],
+        plots: profile::plots(cases),
+        tables: vec![profile::table(cases)],
     }
 }
 

@@ -71,7 +71,7 @@ fn mean(cases: &[CaseResults], part: Part, peer: &str, metric: Metric) -> Cell {
     let wanted = |case: &&CaseResults| part != Part::Shares || case.name == SPARSE;
     let chosen: Vec<&CaseResults> = cases.iter().filter(wanted).collect();
     let Some((ratio, count)) = geometric_ratio(chosen.iter().copied(), peer, BASE, metric) else {
-        return absent("–");
+        return absent("");
     };
     let Summary { median, min, max } = ratio;
     let mut small = if min == max { String::new() } else { format!("{min:.2}–{max:.2}") };
@@ -84,7 +84,7 @@ fn mean(cases: &[CaseResults], part: Part, peer: &str, metric: Metric) -> Cell {
 /// What memory reads as, in all situations but calloc, which everybody clears.
 fn guarantee(results: &Results, peer: &str) -> Cell {
     let row = results.cases(Part::Reads).and_then(|cases| cases.first()?.row(peer));
-    let Some(all) = row.and_then(readings) else { return absent("–") };
+    let Some(all) = row.and_then(readings) else { return absent("") };
     let read: Vec<&Reading> = all
         .iter()
         .filter(|(situation, _)| *situation != Situation::Calloc)

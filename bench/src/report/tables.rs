@@ -56,12 +56,12 @@ fn least(case: &CaseResults, metric: Metric) -> Option<f64> {
 
 fn cell(case: &CaseResults, name: &str, metric: Metric, base: &str, best: Option<f64>) -> Cell {
     let Some(row) = case.rows.iter().find(|row| row.peer == name) else {
-        return absent("–");
+        return absent("");
     };
     if row.failure.is_some() {
         return Cell { text: "failed".into(), small: String::new(), mood: Mood::Bad };
     }
-    let Some(summary) = row.summary(metric) else { return absent("–") };
+    let Some(summary) = row.summary(metric) else { return absent("") };
     let ratio = case.row(base).filter(|_| name != base).and_then(|base| row.ratio(metric, base));
     let mood = if Some(summary.median) == best { Mood::Good } else { Mood::Plain };
     Cell { text: shown(metric, summary.median), small: ratio.map_or_else(String::new, times), mood }
@@ -129,7 +129,7 @@ pub fn reads(case: &CaseResults) -> Table {
             Some(all) => {
                 cells.extend(all.iter().map(|(situation, reading)| read(*situation, reading)))
             }
-            None => cells.extend(Situation::ALL.map(|_| absent("–"))),
+            None => cells.extend(Situation::ALL.map(|_| absent(""))),
         }
         Line { own: owns(&row.peer), cells }
     });

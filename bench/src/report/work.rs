@@ -5,6 +5,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::latency::{self, Order, Quantile};
+use super::profile::Profile;
 use super::reads::{self, Readings};
 use super::timeline::Sample;
 use super::windows;
@@ -50,6 +51,8 @@ pub enum Detail {
     Reads(Readings),
     /// The resident set over time.
     Timeline(Vec<Sample>),
+    /// How allocations were used.
+    Profile(Box<Profile>),
 }
 
 /// Measures, checks and reports.

@@ -56,39 +56,32 @@ impl Span {
     /// From a 1, 2 or 5 of a power of ten to another.
     fn log10((low, high): (f64, f64), room: usize) -> Self {
         let decades = low.log10().floor() as i32 - 1..=high.log10().ceil() as i32 + 1;
-        let steps: Vec<f64> = decades
-            .clone()
-            .flat_map(|decade| [1.0, 2.0, 5.0].map(|step| step * 10f64.powi(decade)))
-            .collect();
-        let marks = between(&steps, low, high);
-        let every = decades.count().div_ceil(room).max(1) as i32;
-        let whole = |value: &f64| {
-            let decade = value.log10().round();
-            (value.log10() - decade).abs() < NEAR && decade as i32 % every == 0
-        };
-        let ticks = match marks.len() <= room {
-            true => marks.clone(),
-            false => marks.iter().copied().filter(whole).collect(),
-        };
-        let marks = if marks.len() <= 2 * room { marks } else { ticks.clone() };
-        Self::of_marks(Scale::Log10, (low, high), marks, ticks)
+        let steps =
+            decades.flat_map(|decade| [1.0, 2.0, 5.0].map(|step| step * 10f64.powi(decade)));
+        Self::of_powers(Scale::Log10, f64::log10, &between(steps.collect(), low, high), room)
     }
 
-    /// From a power of two to another, with a mark at each.
+    /// From a power of two to another.
     fn log2((low, high): (f64, f64), room: usize) -> Self {
-        let powers = low.log2().floor() as i32 - 1..=high.log2().ceil() as i32 + 1;
-        let steps: Vec<f64> = powers.map(|power| 2f64.powi(power)).collect();
-        let marks = between(&steps, low, high);
-        let every = marks.len().div_ceil(room).max(1) as i32;
-        let ticks =
-            marks.iter().copied().filter(|mark| mark.log2().round() as i32 % every == 0).collect();
-        Self::of_marks(Scale::Log2, (low, high), marks, ticks)
+        let doublings = low.log2().floor() as i32 - 1..=high.log2().ceil() as i32 + 1;
+        let steps = doublings.map(|doubling| 2f64.powi(doubling));
+        Self::of_powers(Scale::Log2, f64::log2, &between(steps.collect(), low, high), room)
     }
 
-    fn of_marks(scale: Scale, (low, high): (f64, f64), marks: Vec<f64>, ticks: Vec<f64>) -> Self {
-        let low = marks.first().map_or(low, |first| first.min(low));
-        let high = marks.last().map_or(high, |last| last.max(high));
-        Self { scale, low, high, ticks, marks }
+    /// From the first step to the last, with a mark at each power at least, and as many ticks as have room.
+    fn of_powers(scale: Scale, exponent: fn(f64) -> f64, steps: &[f64], room: usize) -> Self {
+        let whole = |step: &f64| (exponent(*step) - exponent(*step).round()).abs() < NEAR;
+        let powers: Vec<f64> = steps.iter().copied().filter(whole).collect();
+        let every = powers.len().div_ceil(room).max(1) as i32;
+        let ticks = match steps.len() <= room {
+            true => steps.to_vec(),
+            false => {
+                let tick = |power: &f64| exponent(*power).round() as i32 % every == 0;
+                powers.iter().copied().filter(tick).collect()
+            }
+        };
+        let marks = if steps.len() <= 2 * room { steps.to_vec() } else { powers };
+        Self { scale, low: steps[0], high: steps[steps.len() - 1], ticks, marks }
     }
 
     /// What is written at the ticks.
@@ -127,15 +120,15 @@ impl ValueFormatter<f64> for Span {
     }
 }
 
-/// The steps that a range needs, in order; two of them at least.
-fn between(steps: &[f64], low: f64, high: f64) -> Vec<f64> {
+/// The steps that a range needs, of some that begin below it and end above; two of them at least.
+fn between(steps: Vec<f64>, low: f64, high: f64) -> Vec<f64> {
+    let last = steps.len() - 1;
     let below = steps.iter().rposition(|&step| step <= low * (1.0 + NEAR)).unwrap_or(0);
-    let above = steps.iter().position(|&step| step >= high * (1.0 - NEAR));
-    let above = above.unwrap_or(steps.len().saturating_sub(1));
-    if below < above {
-        return steps[below..=above].to_vec();
+    let above = steps.iter().position(|&step| step >= high * (1.0 - NEAR)).unwrap_or(last);
+    match below < above {
+        true => steps[below..=above].to_vec(),
+        false => steps[below.saturating_sub(1)..=(below + 1).min(last)].to_vec(),
     }
-    steps[below.saturating_sub(1)..=(below + 1).min(steps.len().saturating_sub(1))].to_vec()
 }
 
 /// The least of 1, 2 and 5 times a power of ten that is not below this.
@@ -212,6 +205,7 @@ mod tests {
     fn powers_of_ten_are_written_short() {
         let decades = labels(Scale::Log10, &[10.0, 1e10]);
         assert_eq!(decades, ["100", "10k", "1M", "100M", "10G"]);
+        assert_eq!(labels(Scale::Log10, &[300.0, 5e6]), ["1k", "10k", "100k", "1M"]);
         assert_eq!(labels(Scale::Log10, &[0.02, 0.5]), ["0.02", "0.05", "0.1", "0.2", "0.5"]);
         assert_eq!(label(Scale::Log10, 1e-6), "1e-6");
     }

@@ -21,6 +21,8 @@ pub struct Ink {
     pub shape: Shape,
     /// The width of its line.
     pub width: f64,
+    /// The radius of its marks.
+    pub radius: f64,
     dark: &'static str,
     dashes: &'static [f64],
 }
@@ -42,7 +44,7 @@ const PEERS: [Hue; 6] = [
     ((0x00, 0x80, 0x60), "#3CCB9F"),
     ((0xA8, 0x44, 0x90), "#E58CCB"),
     ((0x94, 0x70, 0x00), "#E0BC43"),
-    ((0x1E, 0x8C, 0xB4), "#79CDF0"),
+    ((0x7D, 0x4A, 0x2A), "#D6A589"),
     ((0x66, 0x6D, 0x78), "#AAB2BD"),
 ];
 
@@ -94,20 +96,26 @@ pub fn inks(series: &[Series]) -> Vec<Ink> {
         let number = *count;
         *count += 1;
         match series.own {
-            true => mixed(OWN, number, number, 2.6),
-            false => mixed(PEERS[number % PEERS.len()], number / PEERS.len(), number, 1.4),
+            true => mixed(OWN, number, number, [2.6, 4.2]),
+            false => mixed(PEERS[number % PEERS.len()], number / PEERS.len(), number, [1.4, 3.2]),
         }
     };
     series.iter().map(ink).collect()
 }
 
 /// The ink of the series `number` of its kind, the `turn`th with its hue.
-fn mixed(((red, green, blue), dark): Hue, turn: usize, number: usize, width: f64) -> Ink {
+fn mixed(
+    ((red, green, blue), dark): Hue,
+    turn: usize,
+    number: usize,
+    [width, radius]: [f64; 2],
+) -> Ink {
     Ink {
         // Nobody sees the last bits, by which the style sheet tells the hue's turns apart.
         color: RGBColor(red, green, blue ^ (turn % 16) as u8),
         shape: SHAPES[number % SHAPES.len()],
         width,
+        radius,
         dark,
         dashes: DASHES[turn % DASHES.len()],
     }

@@ -12,6 +12,8 @@ const SAMPLE: f64 = 26.0;
 const GAP: f64 = 6.0;
 /// No more columns: names that are far apart are hard to find.
 const COLUMNS: usize = 4;
+/// So many entries may have a line each.
+const FEW: usize = 4;
 
 /// Where the entries are.
 pub struct Legend {
@@ -23,8 +25,12 @@ pub struct Legend {
 impl Legend {
     /// The legend of these names, in their order: line by line.
     pub fn new<'a>(names: impl Iterator<Item = &'a str>) -> Self {
-        let room = ((WIDTH - 2.0 * MARGIN - SAMPLE - GAP) / width_of("m")) as usize;
-        let names: Vec<String> = names.map(|name| shortened(name, room)).collect();
+        let names: Vec<&str> = names.collect();
+        // One long name must not make a column of all.
+        let beside = if names.len() > FEW { 2.0 } else { 1.0 };
+        let room = (WIDTH - 2.0 * MARGIN) / beside - SAMPLE - GAP - 2.0 * GAP;
+        let room = (room / width_of("m")) as usize;
+        let names: Vec<String> = names.into_iter().map(|name| shortened(name, room)).collect();
         let fitting = (1..=COLUMNS).rev().map(|columns| widths(&names, columns));
         let columns = fitting
             .filter(|columns| columns.iter().sum::<f64>() <= WIDTH - 2.0 * MARGIN + 2.0 * GAP)
