@@ -18,21 +18,21 @@
 //!
 //! **realloc** does not end an allocation: it stays one, in the class of the most bytes that it ever had. What is
 //! cut from its end is looked at then, and counts for it. From a small block to a large one or back, it is a
-//! malloc and a free.
+//! malloc and a free. With `guards=right`, where it copies, what it copies counts as written.
 //!
 //! **A child of fork** begins anew. What it has from its parent is counted in neither's profile from then on,
 //! except by the parent itself.
 //!
 //! # The JSON
 //!
-//! Numbers, but for `service`, `written_by` and `program`, which are text, and `large`, `true` or `false`.
-//! Pages are OS pages.
+//! Numbers, but for `service`, `written_by` and `program`, which are text, and `large` and `zeroed`. Pages are OS pages.
 //!
 //! - `process`, `program`: the number and the name of the process. `service`, `page_bytes`, `threshold_bytes`.
 //! - `written_by`: how pages are known to be written: `content`, or `presence` with `off`.
 //! - `classes`: what there was at all, by size, small blocks first. A class of large allocations has a row for those
-//!   of malloc's and one for those of calloc's. Each has `least_bytes`, `most_bytes`, `large`, then the keys of
-//!   [`Sum`](tally::Sum), which says what they are; those after `bytes_asked` are of large allocations alone.
+//!   of malloc's and one for those of calloc's. Each has `least_bytes`, `most_bytes`, `large` and `zeroed`, true or false
+//!   (`zeroed` is null for small blocks, which are told together), then the keys of [`Sum`](tally::Sum), which says what
+//!   they are; for small blocks those after `bytes_asked` but `live` are 0.
 //!   Last `share_written`, eight counts of allocations by the share of their pages that was written: none, up to 1/16,
 //!   1/8, 1/4, 1/2, 3/4, less than all, all.
 //! - `totals`: of large allocations `malloc` and `calloc`, and `small`: the same keys.

@@ -177,7 +177,7 @@ pub fn pattern() -> Option<Pattern> {
 /// Writes the block for people to a descriptor.
 pub fn print_stats(fd: i32) {
     // A descriptor that takes nothing is its owner's business.
-    let _ = exit::write_to(exit::borrow(fd), |text| write_block(text));
+    let _ = exit::write_to(exit::borrow(fd), write_block);
 }
 
 /// Writes the block for people; the heap is started if need be.

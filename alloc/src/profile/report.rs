@@ -178,8 +178,10 @@ impl<'a> Report<'a> {
             )?;
         }
         let reallocs = malloc.reallocs.saturating_add(calloc.reallocs);
-        let grown = Bytes(malloc.bytes_grown.saturating_add(calloc.bytes_grown));
-        writeln!(text, "  large reallocs {}, by which they grew by {grown}", Amount(reallocs))?;
+        if reallocs > 0 {
+            let grown = Bytes(malloc.bytes_grown.saturating_add(calloc.bytes_grown));
+            writeln!(text, "  large reallocs {}, by which they grew by {grown}", Amount(reallocs))?;
+        }
         let unknown = malloc.unknown.saturating_add(calloc.unknown);
         if unknown > 0 {
             writeln!(text, "  of {} it is not known what was written: no /proc", Amount(unknown))?;
@@ -400,7 +402,8 @@ impl Display for Estimate {
 fn write_json_row(text: &mut impl Write, comma: &str, row: &Row) -> fmt::Result {
     let (least, most) = row.bytes;
     write!(text, "{comma}\n{{\"least_bytes\":{least},\"most_bytes\":{most}")?;
-    write!(text, ",\"large\":{}", row.large)?;
+    let zeroed = if row.large { if row.zeroed { "true" } else { "false" } } else { "null" };
+    write!(text, ",\"large\":{},\"zeroed\":{zeroed}", row.large)?;
     write_json_sum(text, ",", &row.sum)?;
     write!(text, "}}")
 }
