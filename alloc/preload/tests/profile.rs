@@ -362,7 +362,11 @@ fn a_file_that_cannot_be_written_is_said_in_one_line() {
     let lines = outcome.refpage_lines();
     let start = "refpage: cannot write the profile to /nowhere/x";
     assert!(lines.len() == 1 && lines[0].starts_with(start), "{}", outcome.stderr);
-    assert!(lines[0].ends_with(": no such file or directory (2)") && !lines[0].contains("%p"), "{}", outcome.stderr);
+    assert!(
+        lines[0].ends_with(": no such file or directory (2)") && !lines[0].contains("%p"),
+        "{}",
+        outcome.stderr
+    );
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What is kept of each live large allocation, in its run's record.
+//! What the profile keeps of each live large allocation, in its run's record.
 
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
@@ -125,5 +125,55 @@ impl Record {
             tally.sparse_bytes.add(self.most.load(Relaxed));
         }
         Some(seen)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(size: usize, kept: usize) -> Record {
+        let record = Record {
+            generation: AtomicU32::new(0),
+            zeroed: AtomicBool::new(true),
+            recycled: AtomicBool::new(true),
+            most: AtomicUsize::new(0),
+            kept: AtomicUsize::new(0),
+            cut: [const { AtomicUsize::new(1) }; 3],
+            lost: AtomicBool::new(true),
+        };
+        record.ready(kept, false);
+        assert!(!record.is_own());
+        record.open(size, false);
+        record
+    }
+
+    /// The sizes are in classes that no other test uses.
+    #[test]
+    fn an_allocation_counts_once_with_all_that_it_had() {
+        let record = record(3 << 40, 1);
+        record.cut(Some(Seen { asked: 90, present: 4, written: 2 }), 90);
+        record.resize(3 << 40, 1 << 40);
+        record.resize(1 << 40, 2 << 40);
+        let other = self::record(0, 0);
+        other.take(&record);
+        assert!(other.is_own() && !record.is_own(), "it has moved");
+        let seen = other.end(Some(Seen { asked: 10, present: 3, written: 3 }), 10);
+        let seen = seen.map(|seen| (seen.asked, seen.present, seen.written));
+        assert_eq!(seen, Some((100, 7, 5)));
+        let sum = other.tally().sum();
+        assert_eq!(sum, large(3 << 40, false).sum(), "where it had most");
+        assert_eq!((sum.reallocs, sum.grown_in, sum.bytes_grown), (2, 0, 1 << 40));
+        assert_eq!((sum.pages_asked, sum.pages_kept, sum.pages_present), (100, 1, 7));
+        assert_eq!((sum.sparse, sum.sparse_bytes, sum.share_written[1]), (1, 3 << 40, 1));
+    }
+
+    #[test]
+    fn what_is_not_known_of_a_part_is_not_known() {
+        let record = record(5 << 40, 0);
+        record.cut(None, 7);
+        assert!(record.end(Some(Seen { asked: 3, present: 3, written: 3 }), 3).is_none());
+        let sum = record.tally().sum();
+        assert_eq!((sum.unknown, sum.pages_unknown, sum.pages_asked), (1, 10, 0));
     }
 }
