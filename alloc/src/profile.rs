@@ -44,7 +44,7 @@
 //!   at. Of the whole heap `faults`, those that the handler answered.
 //! - `estimate`: `fresh_page_ns` and `warm_page_ns`, nanoseconds of CPU time to fill a page the first time and once
 //!   more, tried as the process exits; `memset_us` and `refpage_us`, microseconds that filling would have taken
-//!   and has taken at these prices, faults and moves left out. `null` where it could not be tried.
+//!   and has taken at these prices, faults and moves left out. `null` where it could not be tried, or nothing was large.
 
 mod estimate;
 mod figures;

@@ -7,8 +7,8 @@ use super::tally::Sum;
 /// Bytes that are filled: enough for the clock, and about a millisecond.
 const LEN: usize = 4 << 20;
 
-/// Times that it is filled once more: the median counts.
-const AGAIN: usize = 3;
+/// Times that it is tried: the median counts.
+const TIMES: usize = 3;
 
 /// Nanoseconds of CPU time for a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,23 +22,17 @@ pub struct Prices {
 impl Prices {
     /// Those of this moment; none without memory to try it on.
     pub fn now() -> Option<Self> {
-        let start = vm::reserve(LEN, vm::page_size()).ok()?;
-        let fill = |byte: u8| {
-            let before = vm::thread_cpu_ns();
-            for page in (0..LEN).step_by(vm::page_size()) {
-                // SAFETY: a page of the mapping made above, which nobody else knows.
-                unsafe {
-                    core::hint::black_box(start.add(page)).write_bytes(byte, vm::page_size())
-                };
-            }
-            (vm::thread_cpu_ns() - before) / (LEN / vm::page_size()) as u64
-        };
-        let fresh = fill(0xaa);
-        let mut again = [0; AGAIN].map(|_: u64| fill(0x55));
-        again.sort_unstable();
-        // SAFETY: the mapping made above; nobody uses it any more.
-        unsafe { vm::unmap(start, LEN) };
-        Some(Self { fresh, warm: again[AGAIN / 2] })
+        let (mut fresh, mut warm) = ([0; TIMES], [0; TIMES]);
+        for (fresh, warm) in fresh.iter_mut().zip(&mut warm) {
+            let start = vm::reserve(LEN, vm::page_size()).ok()?;
+            // SAFETY: the mapping made above, which nobody else knows.
+            [*fresh, *warm] = [0xaa, 0x55].map(|byte| unsafe { fill(start, byte) });
+            // SAFETY: the same; nobody uses it any more.
+            unsafe { vm::unmap(start, LEN) };
+        }
+        fresh.sort_unstable();
+        warm.sort_unstable();
+        Some(Self { fresh: fresh[TIMES / 2], warm: warm[TIMES / 2] })
     }
 
     /// Microseconds for so many pages of either kind.
@@ -47,6 +41,20 @@ impl Prices {
             .saturating_add(u128::from(warm) * u128::from(self.warm));
         (ns / 1000).try_into().unwrap_or(u64::MAX)
     }
+}
+
+/// Fills a mapping page by page: nanoseconds of CPU time for each.
+///
+/// # Safety
+/// It is [`LEN`] bytes long, and nobody else uses it.
+unsafe fn fill(start: *mut u8, byte: u8) -> u64 {
+    let page = vm::page_size();
+    let before = vm::thread_cpu_ns();
+    for at in (0..LEN).step_by(page) {
+        // SAFETY: the caller's promise.
+        unsafe { core::hint::black_box(start.add(at)).write_bytes(byte, page) };
+    }
+    (vm::thread_cpu_ns() - before) / (LEN / page) as u64
 }
 
 /// Pages that are filled for large mallocs.
@@ -59,6 +67,11 @@ pub struct Filled {
 }
 
 impl Filled {
+    /// All of them.
+    pub fn pages(self) -> u64 {
+        self.fresh.saturating_add(self.warm)
+    }
+
     /// What it takes at these prices, in microseconds.
     pub fn us(self, prices: Prices) -> u64 {
         prices.us(self.fresh, self.warm)

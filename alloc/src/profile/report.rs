@@ -61,7 +61,8 @@ struct Report<'a> {
 
 impl Report<'static> {
     fn of(heap: &'static Heap) -> Self {
-        if tally::rows().any(|row| row.large) {
+        let large = tally::rows().any(|row| row.large);
+        if large {
             count_live(heap);
         }
         let (live, present) = peak::get();
@@ -75,7 +76,7 @@ impl Report<'static> {
             page_bytes: vm::page_size() as u64,
             threshold_bytes: heap.options.threshold as u64,
             faults: heap.engine.counters().faults.get(),
-            prices: Prices::now(),
+            prices: if large { Prices::now() } else { None },
             peaks: (live as u64, present as u64),
             ..Self::with_rows(&|each| tally::rows().for_each(|row| each(&row)))
         }
@@ -150,31 +151,21 @@ impl<'a> Report<'a> {
             Bytes(memset_bytes(malloc, calloc)),
             time(memset),
         )?;
-        let filled = refpage.fresh.saturating_add(refpage.warm);
-        write!(text, "  refpage filled {}{}", self.bytes(filled), time(refpage))?;
-        match self.service {
-            Service::Off => {}
-            _ => write!(text, ", of that {} when it was freed", self.bytes(refpage.warm))?,
-        }
-        match self.service {
-            Service::Lazy => writeln!(text, "; {} faults were answered", Amount(self.faults))?,
-            _ => writeln!(text)?,
-        }
+        self.write_filled(text, memset, refpage)?;
         writeln!(
             text,
             "  at the peak of large mallocs: {} with memset, {} in place here",
             self.bytes(self.peaks.0),
             self.bytes(self.peaks.1),
         )?;
-        let count = |name, sum: &Sum, made| {
-            (name, Amount(made), Percent(sum.recycled, made), Amount(sum.live))
-        };
-        for (name, made, recycled, live) in
-            [count("malloc", malloc, malloc.mallocs), count("calloc", calloc, calloc.callocs)]
-        {
+        let both = [("malloc", malloc), ("calloc", calloc)];
+        for (name, sum) in both.into_iter().filter(|(_, sum)| !sum.is_empty()) {
             writeln!(
                 text,
-                "  large {name}s {made}: {recycled} got memory used before, {live} live at exit"
+                "  large {name}s {}: {} got memory used before, {} live at exit",
+                Amount(made(sum)),
+                Percent(sum.recycled, sum.ended()),
+                Amount(sum.live),
             )?;
         }
         let reallocs = malloc.reallocs.saturating_add(calloc.reallocs);
@@ -195,6 +186,24 @@ impl<'a> Report<'a> {
                 Amount(warm),
             ),
             None => writeln!(text, "  no estimate of the time: no memory to try it on"),
+        }
+    }
+
+    /// What was filled here, and how much less that is.
+    fn write_filled(&self, text: &mut impl Write, memset: Filled, refpage: Filled) -> fmt::Result {
+        let time = Estimate(self.prices.map(|prices| refpage.us(prices)));
+        let (least, filled) = (memset.pages(), refpage.pages());
+        write!(text, "  refpage filled {}{time}", self.bytes(filled))?;
+        match filled.checked_sub(least).filter(|&more| more > 0) {
+            None => write!(text, ", {} less", Percent(least - filled, least))?,
+            Some(more) => write!(text, ", {} more", Percent(more, least))?,
+        }
+        if filled > 0 {
+            write!(text, "; {} of that when it was freed", self.bytes(refpage.warm))?;
+        }
+        match self.service {
+            Service::Lazy => writeln!(text, "; faults {}", Amount(self.faults)),
+            _ => writeln!(text),
         }
     }
 
