@@ -189,14 +189,14 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// What was filled here, and how much less that is.
+    /// What was filled here, and how much less time that takes.
     fn write_filled(&self, text: &mut impl Write, memset: Filled, refpage: Filled) -> fmt::Result {
-        let time = Estimate(self.prices.map(|prices| refpage.us(prices)));
-        let (least, filled) = (memset.pages(), refpage.pages());
-        write!(text, "  refpage filled {}{time}", self.bytes(filled))?;
-        match filled.checked_sub(least).filter(|&more| more > 0) {
-            None => write!(text, ", {} less", Percent(least - filled, least))?,
-            Some(more) => write!(text, ", {} more", Percent(more, least))?,
+        let filled = refpage.pages();
+        write!(text, "  refpage filled {}", self.bytes(filled))?;
+        if let Some(prices) = self.prices {
+            let (most, own) = (memset.us(prices), refpage.us(prices));
+            let (change, word) = (most.abs_diff(own), if own > most { "more" } else { "less" });
+            write!(text, " (est. {}, {} {word})", Time(own), Percent(change, most))?;
         }
         if filled > 0 {
             write!(text, "; {} of that when it was freed", self.bytes(refpage.warm))?;
