@@ -8,9 +8,9 @@
 //!   live allocations at exit ─ looked at ───────────────────────────────────┘
 //! ```
 //!
-//! **When it is off**, it costs a test on the paths of large allocations, and nothing on malloc's and free's fast
-//! paths. When it is on, small blocks take the slow path (see [`Heap::is_strict`](crate::heap::Heap)), and every
-//! present page of a large allocation is read once, when it is freed.
+//! **When it is off**, it costs a test on the slow paths, and nothing on malloc's and free's fast ones. When it is on,
+//! small blocks take the slow path (see [`Heap::is_strict`](crate::heap::Heap)), and every present page of a large
+//! allocation is read once, when it is freed.
 //!
 //! **Written** is a page that holds something else than it was handed out with when its allocation is freed, or
 //! the process exits: by all of its bytes. With `off`, which hands out anything, it is a page that is in place,
@@ -20,8 +20,8 @@
 //! cut from its end is looked at then, and counts for it. From a small block to a large one or back, it is a
 //! malloc and a free. With `guards=right`, where it copies, what it copies counts as written.
 //!
-//! **A child of fork** begins anew. What it has from its parent is counted in neither's profile from then on,
-//! except by the parent itself.
+//! **A child of fork** begins anew. What it has from its parent is in the parent's profile alone, but that small blocks
+//! which the child frees count as freed by it.
 //!
 //! # The JSON
 //!

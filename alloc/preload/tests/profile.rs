@@ -222,8 +222,8 @@ for_each_service! {
         let all = profile.pages(MIB);
         let row = profile.row(MIB, false);
         row.expect(&[("mallocs", FEW), ("frees", 0), ("live", FEW)]);
-        row.expect(&[("live_pages_asked", FEW * all), ("live_pages_written", FEW * 10)]);
-        row.expect_share(FEW, 10, all);
+        row.expect(&[("live_pages_asked", FEW * all), ("live_pages_written", FEW * 7)]);
+        row.expect_share(FEW, 7, all);
         let row = profile.row(2 * MIB, true);
         row.expect(&[("callocs", 1), ("live", 1), ("live_pages_written", 9)]);
         assert_eq!(profile.number("refpage", "pages_refilled"), 0);

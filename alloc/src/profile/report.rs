@@ -143,13 +143,12 @@ impl<'a> Report<'a> {
     fn write_totals(&self, text: &mut impl Write) -> fmt::Result {
         let Self { malloc, calloc, .. } = self;
         let (memset, refpage) = (self.by_memset(), self.by_refpage());
-        let time = |filled: Filled| Estimate(self.prices.map(|prices| filled.us(prices)));
         let written = Percent(malloc.pages_written, malloc.pages_asked);
         writeln!(
             text,
             "  memset would have written {}{}; {written} of it was ever written to",
             Bytes(memset_bytes(malloc, calloc)),
-            time(memset),
+            Estimate(self.prices.map(|prices| memset.us(prices))),
         )?;
         self.write_filled(text, memset, refpage)?;
         writeln!(

@@ -61,7 +61,7 @@ static void callocs(void) {
     for (size_t i = 0; i < FEW; i++) {
         blocks[i] = need(calloc(2, MIB));
         write_pages(blocks[i], 5, 3, 7);
-        memset(blocks[i] + 64 * page(), 0, page());
+        memset(blocks[i] + 2 * MIB - page(), 0, page());
     }
     free_all(FEW);
     free(need(calloc(1, 5000)));
@@ -114,7 +114,7 @@ static void crossed(void) {
 static void live(void) {
     allocate(FEW, MIB);
     for (size_t i = 0; i < FEW; i++)
-        write_pages(blocks[i], 10, 2, 0);
+        write_pages(blocks[i], 7, 2, 0);
     blocks[0] = need(calloc(1, 2 * MIB));
     write_pages(blocks[0], 9, 1, 0);
 }
