@@ -26,6 +26,7 @@ use refpage::sys::vm::KeepErrno;
 
 use crate::heap::Heap;
 use crate::missing;
+use crate::profile;
 use crate::start::{self, tell_of_a_lesser_service};
 use crate::tags;
 use crate::tls;
@@ -78,6 +79,7 @@ fn settle_now(heap: &'static Heap) {
         SETTLED => {}
         UNSETTLED => equip(heap, false),
         _ => {
+            profile::begin_anew();
             missing::count_zeros_read(heap);
             equip(heap, true);
         }
@@ -187,6 +189,7 @@ unsafe extern "C" fn in_child() {
     // SAFETY: taken in `before` by the thread that this one is the image of.
     unsafe { release(heap) };
     heap.engine.leave_channel();
+    profile::begin_anew();
     if AT_REST.load(Relaxed) && missing::fill_upto(heap, FEW) {
         heap.fork_word.set(UNSETTLED);
     } else {

@@ -28,6 +28,7 @@ use crate::misuse;
 use crate::nested;
 use crate::options::Options;
 use crate::page_map::PageMap;
+use crate::profile;
 use crate::spans::Spans;
 use crate::start;
 use crate::stats::Stats;
@@ -126,9 +127,10 @@ impl Heap {
         Memory { engine: &self.engine, map: &self.map, cache: &self.cache }
     }
 
-    /// Whether every small block is looked at, or chosen, on the slow path.
+    /// Whether every small block is looked at, chosen or counted, on the slow path.
     pub(crate) fn is_strict(&self) -> bool {
-        self.options.verify || self.options.random || self.options.sample > 0
+        let Options { verify, random, sample, .. } = self.options;
+        verify || random || sample > 0 || profile::is_on()
     }
 
     /// Makes a free block of `class` live, with that state, and zeroes `zeroed` bytes of it: the block.
@@ -249,6 +251,18 @@ pub fn allocate_fast(size: usize, align: usize, zeroed: bool) -> Option<NonNull<
 #[cold]
 #[inline(never)]
 pub fn allocate_slow(size: usize, align: usize, zeroed: bool) -> *mut u8 {
+    let block = allocate_anew(size, align, zeroed);
+    if profile::is_on() && !block.is_null() {
+        // SAFETY: blocks are in the Region.
+        let state = unsafe { FAST.state(tags::address(block)) }.load(Relaxed);
+        if state != 0 {
+            profile::note_small(classes::of_state(state), size, zeroed);
+        }
+    }
+    block
+}
+
+fn allocate_anew(size: usize, align: usize, zeroed: bool) -> *mut u8 {
     let nested = Inside::is_interrupted();
     let _inside = Inside::enter();
     if nested {
@@ -363,8 +377,9 @@ fn keep_slow(live: u8, block: *mut u8) {
         threads::keep(heap, class, live, block);
     } else if !nested::keep(heap, class, block) {
         // SAFETY: it is nobody's; it is live once more until it is freed.
-        unsafe { nested::put_off(heap, make_live(block, live, 0)) };
+        return unsafe { nested::put_off(heap, make_live(block, live, 0)) };
     }
+    profile::note_small_free(class);
 }
 
 #[inline(never)]

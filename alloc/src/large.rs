@@ -31,6 +31,7 @@ use crate::guards::{self, Placement};
 use crate::misuse;
 use crate::page_map::{Kind, Run, SLOT};
 use crate::predictor::{AT_FIRST, Predictor};
+use crate::profile;
 use crate::tags;
 use crate::traces;
 use crate::unseen;
@@ -72,8 +73,15 @@ impl Large {
 
     /// What is asked for, or null when there is no room.
     pub fn allocate(&self, memory: Memory<'_>, request: Request) -> *mut u8 {
+        let Some(head) = self.make(memory, request) else { return core::ptr::null_mut() };
+        profile::note_allocation(memory, head, request.fresh);
+        tags::pointer(memory, head)
+    }
+
+    /// The run that is what is asked for, if there is room.
+    fn make(&self, memory: Memory<'_>, request: Request) -> Option<usize> {
         let Request { size, fresh, .. } = request;
-        let Some(slots) = slots_for(memory, size) else { return core::ptr::null_mut() };
+        let slots = slots_for(memory, size)?;
         let align = request.align.div_ceil(SLOT);
         // Of an unknown user, no run is too good.
         let all = memory.map.pages(0, slots).count;
@@ -82,10 +90,7 @@ impl Large {
         let cached = if align == 1 { memory.cache.take_large(memory, wanted) } else { None };
         let head = match cached {
             Some(head) => head,
-            None => match self.take_fresh(memory, slots, align, size, fresh, None) {
-                Some(head) => head,
-                None => return core::ptr::null_mut(),
-            },
+            None => self.take_fresh(memory, slots, align, size, fresh, None)?,
         };
         if cached.is_some() && memory.cache.verifies {
             guards::check_free(memory, head);
@@ -95,13 +100,14 @@ impl Large {
             memory.engine.convert(memory.pages(head), fresh);
             memory.map.run(head).zeros.store(fresh == Fresh::Zero, Relaxed);
         }
+        profile::ready(memory, head, size, cached.is_some());
         self.open(memory, head, request);
         if cached.is_none() {
             memory.cache.account(|usage| usage.add(size));
             self.predictor.allocated(memory, head, fresh);
         }
         traces::note_allocation(memory, head);
-        tags::pointer(memory, head)
+        Some(head)
     }
 
     /// Fresh slots; `used` pages of them will be used, if that is known.
@@ -204,6 +210,7 @@ impl Large {
 
     /// Frees the large allocation at `pointer`; ends the process if there is none.
     pub fn free(&self, memory: Memory<'_>, pointer: *const u8) {
+        profile::before_free(memory);
         let head = self.claim(memory, pointer);
         self.retire(memory, head, true);
     }
@@ -236,6 +243,9 @@ impl Large {
         let run = memory.map.run(head);
         let slots = run.slots.load(Relaxed) as usize;
         let known = unseen::learn(memory, head);
+        if learn {
+            profile::note_free(memory, head, known);
+        }
         let size = run.size.load(Relaxed);
         let fresh = run.holds();
         guards::check_edges(memory, head);

@@ -45,6 +45,7 @@
 //!   faults, report, describe, traces: what is told of misuse: what an address is, and how it came to be
 //!   written: which pages of a large allocation, and of any other memory, were written to, for who asks
 //!   predictor, unseen: what large knows of how runs are used, and of which pages they have
+//!   profile: what allocations of each size were used for;  exit: where that and the statistics go
 //!   fork, missing: what a child needs, and when;  nested: what a signal handler may have
 //! ```
 //!
@@ -58,6 +59,7 @@ mod chance;
 mod classes;
 mod depot;
 mod describe;
+mod exit;
 mod extents;
 mod faults;
 mod fork;
@@ -71,6 +73,7 @@ mod nested;
 pub mod options;
 mod page_map;
 mod predictor;
+mod profile;
 mod quarantine;
 mod report;
 mod spans;

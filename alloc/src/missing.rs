@@ -67,32 +67,22 @@ pub fn count_zeros_read(heap: &Heap) {
 /// are to hold.
 fn each(heap: &Heap, mut visit: impl FnMut(Pages, Fresh) -> ControlFlow<()>) -> ControlFlow<()> {
     let region = heap.engine.region();
-    for part in region.used() {
-        let (mut slot, end) = (heap.map.slot_of(part.first), heap.map.slot_of(part.end()));
-        while slot < end {
-            let Some(head) = heap.map.head(slot).filter(|&head| head == slot) else {
-                slot += 1;
-                continue;
-            };
-            let run = heap.map.run(head);
-            let slots = run.slots.load(Relaxed) as usize;
-            match run.kind() {
-                Kind::Large => {
-                    let asked = heap.memory().used(slot);
-                    let zeros = asked.prefix(run.window.zero_pages());
-                    if !region.in_zero_part(zeros.first) {
-                        visit(zeros, Fresh::Zero)?;
-                    }
-                    visit(asked.skip(zeros.count), Fresh::Content)?;
+    heap.map.each_run(region, |head| {
+        let run = heap.map.run(head);
+        match run.kind() {
+            Kind::Large => {
+                let asked = heap.memory().used(head);
+                let zeros = asked.prefix(run.window.zero_pages());
+                if !region.in_zero_part(zeros.first) {
+                    visit(zeros, Fresh::Zero)?;
                 }
-                Kind::Span => {
-                    let readied = run.readied.load(Relaxed) as usize;
-                    visit(heap.map.pages(slot, slots).prefix(readied), Fresh::Content)?;
-                }
-                _ => {}
+                visit(asked.skip(zeros.count), Fresh::Content)
             }
-            slot += if matches!(run.kind(), Kind::Arena) { 1 } else { slots.max(1) };
+            Kind::Span => {
+                let readied = run.readied.load(Relaxed) as usize;
+                visit(heap.memory().pages(head).prefix(readied), Fresh::Content)
+            }
+            _ => Continue(()),
         }
-    }
-    Continue(())
+    })
 }

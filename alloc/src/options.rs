@@ -130,15 +130,16 @@ impl GuardsChoice {
     }
 }
 
-/// Where the statistics go when the process exits.
+/// Where a report, the statistics or the profile, goes when the process exits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::large_enum_variant, reason = "a box would allocate inside malloc")]
-pub enum StatsChoice {
+pub enum ReportChoice {
     /// Nowhere.
     Off,
     /// A block of text on stderr.
     Stderr,
-    /// A JSON file, opened at exit relative to the directory the program is in by then.
+    /// A JSON file, opened at exit relative to the directory the program is in by then. A `%p` in its
+    /// name stands for the process's number.
     Json(PathText),
 }
 
@@ -162,7 +163,7 @@ pub struct Options {
     /// The size of the Region in bytes of address space; 0 takes the largest that fits.
     pub region: usize,
     /// Where the statistics go at exit.
-    pub stats: StatsChoice,
+    pub stats: ReportChoice,
     /// Whether memory is tagged, and how misuse is reported then.
     pub mte: MteChoice,
     /// Whether small blocks are looked at before they are handed out again.
@@ -179,6 +180,8 @@ pub struct Options {
     pub sample: u32,
     /// Whether large allocations keep where they were allocated and freed.
     pub backtraces: bool,
+    /// Where the profile of the allocations goes at exit.
+    pub profile: ReportChoice,
 }
 
 impl Default for Options {
@@ -198,7 +201,7 @@ impl Options {
             pool_low: 0,
             decay_ms: 1000,
             region: 0,
-            stats: StatsChoice::Off,
+            stats: ReportChoice::Off,
             mte: MteChoice::Auto,
             verify: false,
             random: false,
@@ -207,6 +210,7 @@ impl Options {
             quarantine_share: 5,
             sample: 0,
             backtraces: false,
+            profile: ReportChoice::Off,
         }
     }
 
@@ -291,7 +295,7 @@ impl Options {
 
     /// Where the statistics go at exit (option `stats`).
     #[must_use]
-    pub const fn stats(mut self, choice: StatsChoice) -> Self {
+    pub const fn stats(mut self, choice: ReportChoice) -> Self {
         self.stats = choice;
         self
     }
@@ -363,6 +367,14 @@ impl Options {
     #[must_use]
     pub const fn backtraces(mut self, on: bool) -> Self {
         self.backtraces = on;
+        self
+    }
+
+    /// Where the profile of the allocations goes at exit (option `profile`): how many there were of
+    /// each size, and how much of them was written. Without one, nothing is recorded.
+    #[must_use]
+    pub const fn profile(mut self, choice: ReportChoice) -> Self {
+        self.profile = choice;
         self
     }
 }

@@ -10,6 +10,7 @@
 //!
 //! All four are indexed by address, in one reservation whose untouched parts cost nothing.
 
+use core::ops::ControlFlow::{self, Continue};
 use core::sync::atomic::{
     AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed,
 };
@@ -19,6 +20,7 @@ use refpage::{Fresh, Pages, Region, RunWindow};
 use rustix::io::Result;
 
 use crate::classes::GRANULE;
+use crate::profile::Record;
 
 /// The unit of page runs: the largest OS page that Linux has on these machines.
 pub const SLOT: usize = 64 << 10;
@@ -79,6 +81,8 @@ pub struct Run {
     pub prev: AtomicU32,
     /// As `prev`.
     pub next: AtomicU32,
+    /// Large: what the profile knows of it.
+    pub record: Record,
     /// Large: the bytes asked for. Cached: the pages it keeps.
     pub size: AtomicUsize,
     /// Freed: the bytes that it was asked for last.
@@ -279,6 +283,30 @@ impl PageMap {
     /// Says it of one slot only: free extents need it of their ends.
     pub fn assign_one(&self, head: usize, slot: usize) {
         self.head_word(slot).store(head as u32 + 1, Relaxed);
+    }
+
+    /// Visits the first slots of all runs that there may be, whatever their kind: all of a run that stays what it
+    /// is meanwhile.
+    pub fn each_run(
+        &self,
+        region: &Region,
+        mut visit: impl FnMut(usize) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        for part in region.used() {
+            let (mut slot, end) = (self.slot_of(part.first), self.slot_of(part.end()));
+            while slot < end {
+                if self.head(slot) != Some(slot) {
+                    slot += 1;
+                    continue;
+                }
+                visit(slot)?;
+                // An arena has spans in it.
+                let run = self.run(slot);
+                let slots = run.slots.load(Relaxed) as usize;
+                slot += if run.kind() == Kind::Arena { 1 } else { slots.max(1) };
+            }
+        }
+        Continue(())
     }
 
     /// The record at a run's first slot.

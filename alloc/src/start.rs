@@ -18,14 +18,15 @@ use rustix::io::{Errno, Result};
 use crate::cache::RunCache;
 use crate::chance::Chance;
 use crate::depot::Depot;
+use crate::exit;
 use crate::faults;
 use crate::fork::{self, Inside};
 use crate::heap::{self, Heap};
 use crate::large::Large;
-use crate::options::{Options, ServiceChoice, StatsChoice};
+use crate::options::{Options, ServiceChoice};
 use crate::page_map::{PageMap, SLOT};
+use crate::profile;
 use crate::spans::Spans;
-use crate::stats;
 use crate::tags;
 use crate::thread_cache::CachePool;
 use crate::threads;
@@ -149,6 +150,7 @@ fn start() -> Option<&'static Heap> {
     let heap: &'static Heap = unsafe { (*HEAP.0.get()).assume_init_ref() };
     fork::settled(heap);
     traces::start(&options);
+    profile::start(&options);
     heap.engine.launch();
     tell_of_a_lesser_service(heap);
     STATE.store(READY, Ordering::Release);
@@ -260,19 +262,14 @@ fn hook_into_libc(options: &Options) {
         faults::install();
     }
     let mut key: libc::pthread_key_t = 0;
-    // SAFETY: both functions are given what they ask for, and the callbacks live for ever. A
+    // SAFETY: the function is given what it asks for, and the callback lives for ever. A process
     // process that has all its keys in use does without the cleaning up at thread end.
     unsafe {
         if libc::pthread_key_create(&mut key, Some(end_of_thread)) == 0 {
             THREAD_KEY.store(key.into(), Ordering::Release);
         }
-        if options.stats != StatsChoice::Off && libc::atexit(stats::at_exit) != 0 {
-            warn(format_args!("cannot register for exit: no statistics"));
-        }
     }
-    if options.stats != StatsChoice::Off {
-        stats::keep_stderr();
-    }
+    exit::register(options);
 }
 
 unsafe extern "C" fn end_of_thread(cache: *mut c_void) {

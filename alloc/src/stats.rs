@@ -2,23 +2,14 @@
 
 use core::fmt::{self, Write};
 
-use refpage::sys::descriptor::{Descriptor, OUT_OF_THE_WAY};
-use refpage::sys::errno::name;
 use refpage::sys::maps;
-use refpage::sys::number::Number;
-use refpage::sys::report::{self, Line};
 use refpage::{Cause, Histogram};
-use rustix::fd::{AsFd, BorrowedFd};
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Result;
 
+use crate::exit::{self, Pieces};
 use crate::heap::Heap;
-use crate::options::{PathText, Pattern, StatsChoice};
+use crate::options::Pattern;
 use crate::start;
 use crate::tags;
-
-/// Room for either form, whatever the numbers: a test fills it.
-const TEXT: usize = 5120;
 
 /// Places for counts by cause, which C sees: those that no cause has yet are 0.
 pub const FALL_BACKS: usize = 32;
@@ -185,11 +176,20 @@ pub fn pattern() -> Option<Pattern> {
 
 /// Writes the block for people to a descriptor.
 pub fn print_stats(fd: i32) {
-    let Some(heap) = start::started() else { return };
-    let mut text = Line::<TEXT>::default();
-    let _ = Report::of(heap, &heap.engine.reasons()).write_block(&mut text);
     // A descriptor that takes nothing is its owner's business.
-    let _ = report::write_all(borrow(fd), text.as_bytes());
+    let _ = exit::write_to(exit::borrow(fd), write_block);
+}
+
+/// Writes the block for people; the heap is started if need be.
+pub(crate) fn write_block(text: &mut Pieces<'_>) -> fmt::Result {
+    let Some(heap) = start::started() else { return Ok(()) };
+    Report::of(heap, &heap.engine.reasons()).write_block(text)
+}
+
+/// Writes the JSON; the heap is started if need be.
+pub(crate) fn write_json(text: &mut Pieces<'_>) -> fmt::Result {
+    let Some(heap) = start::started() else { return Ok(()) };
+    Report::of(heap, &heap.engine.reasons()).write_json(text)
 }
 
 /// All that either form tells.
@@ -265,7 +265,7 @@ fn write_counts<K: fmt::Display + Copy>(
 }
 
 /// The inside of a JSON string.
-struct JsonString<'a, W: Write>(&'a mut W);
+pub(crate) struct JsonString<'a, W: Write>(pub(crate) &'a mut W);
 
 impl<W: Write> Write for JsonString<'_, W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -275,58 +275,6 @@ impl<W: Write> Write for JsonString<'_, W> {
             other => self.0.write_char(other),
         })
     }
-}
-
-/// A second number for the stderr that the process started with: many programs close theirs
-/// before the functions of atexit have all run.
-static STDERR: Number = Number::new();
-
-/// Makes sure that there is a stderr at exit: for the block, or for what is wrong with the file.
-pub(crate) fn keep_stderr() {
-    if let Ok(copy) = rustix::io::fcntl_dupfd_cloexec(borrow(2), OUT_OF_THE_WAY) {
-        STDERR.keep(Descriptor::new(copy));
-    }
-}
-
-/// The stderr that was kept; if the program closed that too, whatever it has for one now.
-fn kept_stderr() -> i32 {
-    STDERR.get().filter(|&number| STDERR.is_ours(number)).unwrap_or(2)
-}
-
-fn borrow(number: i32) -> BorrowedFd<'static> {
-    // SAFETY: borrowed for one call each; if the number is closed, the call says so.
-    unsafe { BorrowedFd::borrow_raw(number) }
-}
-
-/// Writes what the option `stats` asked for. Registered with atexit.
-pub(crate) extern "C" fn at_exit() {
-    let Some(heap) = start::try_heap() else { return };
-    match &heap.options.stats {
-        StatsChoice::Off => {}
-        StatsChoice::Stderr => print_stats(kept_stderr()),
-        StatsChoice::Json(path) => {
-            if let Err(errno) = write_file(heap, path) {
-                report::warn_on(
-                    borrow(kept_stderr()),
-                    format_args!(
-                        "cannot write the statistics to {}: {} ({})",
-                        path.as_bytes().escape_ascii(),
-                        name(errno),
-                        errno.raw_os_error()
-                    ),
-                );
-            }
-        }
-    }
-}
-
-fn write_file(heap: &Heap, path: &PathText) -> Result<()> {
-    let mut text = Line::<TEXT>::default();
-    let _ = Report::of(heap, &heap.engine.reasons()).write_json(&mut text);
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-    let file = rustix::fs::open(path.as_bytes(), flags, Mode::from_raw_mode(0o644));
-    let file = Descriptor::new(file?);
-    report::write_all(file.as_fd(), text.as_bytes())
 }
 
 /// Lines of /proc/self/maps that overlap the Region.
@@ -354,11 +302,11 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_json_has_room_and_is_complete() {
+    fn the_longest_json_is_complete() {
         let reason = "r".repeat(512);
-        let mut text = Line::<TEXT>::default();
-        longest(&reason).write_json(&mut text).expect("room");
-        let json: Value = serde_json::from_slice(text.as_bytes()).expect("valid JSON");
+        let mut text = String::new();
+        longest(&reason).write_json(&mut text).expect("text");
+        let json: Value = serde_json::from_str(&text).expect("valid JSON");
         let most = Value::from(u64::MAX);
         for (name, _) in Stats::default().entries() {
             assert_eq!(json[name], most, "{name}");
@@ -371,17 +319,13 @@ mod tests {
         }
         assert_eq!(json["reason"], reason);
         assert_eq!(json["pattern"], "0x0123456789abcdef");
-        // The causes that are still to come have room too.
-        let each = ",\"a_cause_of_some_length\":18446744073709551615".len();
-        assert!(text.as_bytes().len() + (FALL_BACKS - Cause::COUNT) * each <= TEXT);
     }
 
     #[test]
-    fn the_longest_block_has_room() {
+    fn the_longest_block_is_complete() {
         let reason = "r".repeat(512);
-        let mut text = Line::<TEXT>::default();
-        longest(&reason).write_block(&mut text).expect("room");
-        let text = core::str::from_utf8(text.as_bytes()).expect("text");
+        let mut text = String::new();
+        longest(&reason).write_block(&mut text).expect("text");
         let last = Cause::ALL.last().expect("causes").as_str();
         assert!(text.ends_with(&format!("{last}: 18446744073709551615\n")), "{text}");
     }
@@ -389,9 +333,9 @@ mod tests {
     #[test]
     fn strings_are_escaped() {
         let reason = "a \"b\" \\ c\n\u{1}\u{7f} é";
-        let mut text = Line::<TEXT>::default();
-        longest(&reason).write_json(&mut text).expect("room");
-        let json: Value = serde_json::from_slice(text.as_bytes()).expect("valid JSON");
+        let mut text = String::new();
+        longest(&reason).write_json(&mut text).expect("text");
+        let json: Value = serde_json::from_str(&text).expect("valid JSON");
         assert_eq!(json["reason"], reason);
     }
 
@@ -401,9 +345,8 @@ mod tests {
         stats.window_pages[0] = 7;
         stats.window_pages[9] = 2;
         let report = Report { service: "off", reason: &"as chosen", pattern: None, stats };
-        let mut text = Line::<TEXT>::default();
-        report.write_block(&mut text).expect("room");
-        let text = core::str::from_utf8(text.as_bytes()).expect("text");
+        let mut text = String::new();
+        report.write_block(&mut text).expect("text");
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "refpage: statistics");
         assert_eq!(lines[1], "  service              off (as chosen)");

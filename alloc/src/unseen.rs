@@ -52,6 +52,23 @@ pub fn assume(memory: Memory<'_>, head: usize) {
     }
 }
 
+/// How many of a live run's pages are present, for somebody whose run it need not be: what the kernel says is noted
+/// nowhere, as it may be wrong by now.
+pub fn count_present(memory: Memory<'_>, head: usize) -> usize {
+    let used = memory.used(head);
+    let unseen = match memory.engine.service() {
+        Service::Off => used,
+        _ => used.prefix(of_run(memory, head).count),
+    };
+    let present = memory.engine.region().present();
+    let mut count = 0;
+    let told = memory.engine.ask_kernel(unseen, |_, populated| count += usize::from(populated));
+    if !told {
+        count = present.count(unseen);
+    }
+    count + present.count(used.skip(unseen.count))
+}
+
 /// Has the rest of a run put in place, whose present pages were just restored, once the questions
 /// that this saves have cost as much.
 pub fn populate_if_it_pays(memory: Memory<'_>, head: usize) {

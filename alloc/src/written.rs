@@ -319,14 +319,22 @@ impl Allocation {
 
     /// Tells the pages that are there and hold something else than they were handed out with.
     fn compare(&self, mut tell: impl FnMut(usize)) -> Result<(), NotTold> {
+        self.look(|page, differs| {
+            if differs {
+                tell(page);
+            }
+        })
+    }
+
+    /// Tells the pages that are there, and whether they hold something else than they were handed out with.
+    fn look(&self, mut tell: impl FnMut(usize, bool)) -> Result<(), NotTold> {
         let mut failed = None;
         let told = self.heap.engine.ask_kernel(self.pages(), |page, populated| {
             if !populated || failed.is_some() {
                 return;
             }
             match self.differs(page.first) {
-                Ok(true) => tell(page.first),
-                Ok(false) => {}
+                Ok(differs) => tell(page.first, differs),
                 Err(errno) => failed = Some(Refused { step: "process_vm_readv", errno }),
             }
         });
@@ -339,12 +347,9 @@ impl Allocation {
 
     /// Whether the allocation's bytes on the page are others than they were handed out with.
     fn differs(&self, page: usize) -> Result<bool, Errno> {
-        let Some(content) = self.heap.engine.content().pattern() else { return Ok(true) };
-        let run = self.heap.map.run(self.head);
-        let zeros = Pages { count: run.window.zero_pages(), ..self.memory().pages(self.head) };
-        let mut expected = if zeros.contains(page) { Pattern::ZERO } else { content };
-        // Where calloc's zeros ended before it grew, the content begins.
-        let mut ends_here = page + 1 == zeros.end() && !run.zeros.load(Relaxed);
+        let Some(mut handed_out) = HandedOut::of_page(self.memory(), self.head, page) else {
+            return Ok(true);
+        };
         let on_page = self.addresses(page);
         let mut at = on_page.start.max(self.bytes.start);
         let end = on_page.end.min(self.bytes.end);
@@ -359,18 +364,54 @@ impl Allocation {
                 Err(Errno::FAULT) => return Ok(true),
                 Err(errno) => return Err(errno),
             }
-            let mut differs = expected.find_other(bytes);
-            if let Some(first) = differs.filter(|_| ends_here) {
-                (expected, ends_here) = (content, false);
-                differs = bytes.get(first..).and_then(|rest| expected.find_other(rest));
-            }
-            if differs.is_some() {
+            if handed_out.differs(bytes) {
                 return Ok(true);
             }
             at += len;
         }
         Ok(false)
     }
+}
+
+/// What a page of a large allocation held when it was handed out.
+pub(crate) struct HandedOut {
+    pattern: Pattern,
+    /// What it is from somewhere on.
+    then: Option<Pattern>,
+}
+
+impl HandedOut {
+    /// Of a page of the run at `head`; none if that is not defined.
+    pub(crate) fn of_page(memory: Memory<'_>, head: usize, page: usize) -> Option<Self> {
+        let content = memory.engine.content().pattern()?;
+        let run = memory.map.run(head);
+        let zeros = Pages { count: run.window.zero_pages(), ..memory.pages(head) };
+        let pattern = if zeros.contains(page) { Pattern::ZERO } else { content };
+        // Where calloc's zeros ended before it grew, the content begins.
+        let ends_here = page + 1 == zeros.end() && !run.zeros.load(Relaxed);
+        Some(Self { pattern, then: ends_here.then_some(content) })
+    }
+
+    /// Whether the page's next bytes are others, at an address that the pattern has the same bytes at.
+    pub(crate) fn differs(&mut self, bytes: &[u8]) -> bool {
+        let Some(first) = self.pattern.find_other(bytes) else { return false };
+        let Some(next) = self.then.take() else { return true };
+        self.pattern = next;
+        bytes.get(first..).is_none_or(|rest| next.find_other(rest).is_some())
+    }
+}
+
+/// How many pages of the live run at `head`, which stays one until this returns, are there, and how many of them hold
+/// something else than they were handed out with. None if that is not told.
+pub(crate) fn look(heap: &'static Heap, head: usize) -> Option<(usize, usize)> {
+    let start = heap.memory().start(head) as usize;
+    let bytes = start..start + heap.map.run(head).size.load(Relaxed);
+    let (mut present, mut written) = (0, 0);
+    let told = Allocation { heap, head, bytes }.look(|_, differs| {
+        present += 1;
+        written += usize::from(differs);
+    });
+    told.ok().map(|()| (present, written))
 }
 
 /// Bytes that are compared at a time.

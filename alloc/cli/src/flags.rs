@@ -13,9 +13,16 @@ pub const VARIABLE: &str = "REFPAGE_OPTIONS";
 /// that `run` becomes, and for the measurements, which get it in this one.
 pub const OWN_VARIABLE: &str = "REFPAGE_MEASURE";
 
-/// `stats` is the one option whose value is usually left out, so it has two flags.
-const STATS: &str = "stats";
-const STATS_JSON: &str = "stats-json";
+/// The options whose value is usually left out: each has two flags, of which the second one takes a
+/// file, and is about what they are called here.
+const REPORTS: [(&str, &str, &str); 2] = [
+    ("stats", "stats-json", "the statistics"),
+    ("profile", "profile-json", "a profile of the allocations"),
+];
+
+fn is_report(option: &str) -> bool {
+    REPORTS.iter().any(|&(name, ..)| name == option)
+}
 
 /// The options given as flags, in the order of the table.
 #[derive(Debug, Default)]
@@ -61,7 +68,7 @@ fn parsed(text: &OsStr) -> Result<Options, Failure> {
 
 impl clap::Args for HeapFlags {
     fn augment_args(command: Command) -> Command {
-        let flags = TABLE.iter().filter(|spec| spec.name != STATS).map(|spec| {
+        let flags = TABLE.iter().filter(|spec| !is_report(spec.name)).map(|spec| {
             let help = format!("{}\n[{}; default {}]", spec.help, spec.accepts, spec.default);
             Arg::new(spec.name)
                 .long(spec.name)
@@ -69,17 +76,23 @@ impl clap::Args for HeapFlags {
                 .value_parser(value_parser!(OsString))
                 .help(help)
         });
-        let stats = Arg::new(STATS)
-            .long(STATS)
-            .action(ArgAction::SetTrue)
-            .conflicts_with(STATS_JSON)
-            .help("print the statistics on stderr at exit");
-        let stats_json = Arg::new(STATS_JSON)
-            .long(STATS_JSON)
-            .value_name("FILE")
-            .value_parser(value_parser!(OsString))
-            .help("write the statistics to FILE at exit; its full name has at most 255 bytes and no ':'");
-        command.args(flags).arg(stats).arg(stats_json)
+        let reports = REPORTS.into_iter().flat_map(|(name, to_file, what)| {
+            let print = Arg::new(name)
+                .long(name)
+                .action(ArgAction::SetTrue)
+                .conflicts_with(to_file)
+                .help(format!("print {what} on stderr at exit"));
+            let write = Arg::new(to_file)
+                .long(to_file)
+                .value_name("FILE")
+                .value_parser(value_parser!(OsString))
+                .help(format!(
+                    "write {what} to FILE at exit; its full name has at most 255 bytes and no ':', \
+                     and %p in it is the number of the process: each writes its own"
+                ));
+            [print, write]
+        });
+        command.args(flags).args(reports)
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -91,18 +104,20 @@ impl clap::FromArgMatches for HeapFlags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, ClapError> {
         let mut entries: Vec<(&'static str, OsString)> = TABLE
             .iter()
-            .filter(|spec| spec.name != STATS)
+            .filter(|spec| !is_report(spec.name))
             .filter_map(|spec| Some((spec.name, matches.get_one::<OsString>(spec.name)?.clone())))
             .collect();
-        if matches.get_flag(STATS) {
-            entries.push((STATS, "1".into()));
-        }
-        if let Some(file) = matches.get_one::<OsString>(STATS_JSON) {
-            // The program may be in another directory by the time it exits.
-            let full = std::path::absolute(file).unwrap_or_else(|_| file.into());
-            let mut value = OsString::from("json:");
-            value.push(full);
-            entries.push((STATS, value));
+        for (name, to_file, _) in REPORTS {
+            if matches.get_flag(name) {
+                entries.push((name, "1".into()));
+            }
+            if let Some(file) = matches.get_one::<OsString>(to_file) {
+                // The program may be in another directory by the time it exits.
+                let full = std::path::absolute(file).unwrap_or_else(|_| file.into());
+                let mut value = OsString::from("json:");
+                value.push(full);
+                entries.push((name, value));
+            }
         }
         Ok(Self { entries })
     }

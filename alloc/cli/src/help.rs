@@ -90,6 +90,8 @@ fn options_markdown() -> String {
             spec.method
         );
     }
-    text += "\n`--stats` and `--stats-json FILE` are the flags for the option `stats`.\n";
+    text += "\n`--stats` and `--stats-json FILE` are the flags for the option `stats`, `--profile` and\n\
+             `--profile-json FILE` those for `profile`. Where a program starts others, each writes its own report when\n\
+             it exits: with `%p` in its name, to a file of its own; without, what was written last is what stays.\n";
     text
 }

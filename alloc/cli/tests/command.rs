@@ -223,6 +223,61 @@ fn statistics_go_to_the_file_that_was_named_from_here() {
 }
 
 #[test]
+fn a_profile_is_printed_when_the_program_exits() {
+    library();
+    let output = refpage(&["run", "--service", "memset", "--profile", "ls", "/"]);
+    let text = stderr(&output);
+    assert!(output.status.success(), "{text}");
+    assert!(text.starts_with("refpage: profile of process "), "{text}");
+    assert!(
+        text.contains(" (ls)") && text.lines().all(|line| line.chars().count() <= 100),
+        "{text}"
+    );
+}
+
+#[test]
+fn each_process_has_a_file_for_its_profile() {
+    library();
+    let directory = std::env::temp_dir().join(format!("refpage-profiles-{}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap();
+    let mut command = Command::new(BINARY);
+    // A shell that waits for what it starts, and a program that leaves the directory.
+    let script = "env -C / ls; env -C / ls; true";
+    command.args([
+        "run",
+        "--profile-json",
+        "p-%p.json",
+        "--stats-json",
+        "s-%p.json",
+        "sh",
+        "-c",
+        script,
+    ]);
+    assert!(command.current_dir(&directory).output().unwrap().status.success());
+    let files: Vec<_> =
+        std::fs::read_dir(&directory).unwrap().map(|file| file.unwrap().path()).collect();
+    let of = |kind: &str| {
+        let is_it = |file: &&std::path::PathBuf| {
+            file.file_name().unwrap().to_str().unwrap().starts_with(kind)
+        };
+        let json = |file| serde_json::from_slice::<Value>(&std::fs::read(file).unwrap()).unwrap();
+        files.iter().filter(is_it).map(json).collect::<Vec<_>>()
+    };
+    let (profiles, statistics) = (of("p-"), of("s-"));
+    std::fs::remove_dir_all(&directory).unwrap();
+    // The shell itself may end without atexit.
+    let listed = profiles.iter().filter(|profile| profile["program"] == "ls");
+    assert_eq!(listed.count(), 2, "{files:?}");
+    assert_eq!(profiles.len(), statistics.len(), "{files:?}");
+    for profile in profiles {
+        for name in ["process", "page_bytes", "threshold_bytes"] {
+            assert!(profile[name].is_u64(), "{name}");
+        }
+        assert_eq!(profile["classes"][0]["share_written"].as_array().map(Vec::len), Some(8));
+    }
+}
+
+#[test]
 fn measurements_pass_their_own_checks() {
     for service in ["auto", "memset", "off"] {
         for usage in ["recycled", "fresh"] {

@@ -44,6 +44,8 @@ fn a_bad_option_value_gets_one_line_and_code_2() {
     fails(&["run", "--pattern", "1:pool=0", "--", "true"], 2, "bad value \"1:pool=0\" for pattern");
     fails(&["run", "--stats-json", "a:b", "--", "true"], 2, "for stats");
     fails(&["run", "--stats", "--stats-json", "x", "--", "true"], 2, "cannot be used with");
+    fails(&["run", "--profile-json", "a:b", "--", "true"], 2, "for profile");
+    fails(&["run", "--profile", "--profile-json", "x", "--", "true"], 2, "cannot be used with");
 }
 
 #[test]

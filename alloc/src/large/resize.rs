@@ -11,6 +11,7 @@ use crate::cache::Memory;
 use crate::classes::GRANULE;
 use crate::guards::{self, Placement};
 use crate::page_map::Kind;
+use crate::profile;
 use crate::tags;
 use crate::traces;
 use crate::unseen;
@@ -38,6 +39,7 @@ impl Large {
             return self.copy(memory, head, size);
         }
         if self.stays(memory, head, size, slots) {
+            profile::note_realloc(memory, head, head, size);
             self.resize(memory, head, old_size, size);
             traces::note_allocation(memory, head);
             run.set_kind(Kind::Large);
@@ -46,8 +48,9 @@ impl Large {
         let to = self.move_to(memory, head, slots, size);
         match to {
             Some(to) => {
+                profile::note_realloc(memory, head, to, size);
                 self.retire(memory, head, false);
-                to
+                tags::pointer(memory, to)
             }
             None => {
                 run.set_kind(Kind::Large);
@@ -62,16 +65,16 @@ impl Large {
         let placement = memory.cache.guards.placement();
         let request =
             Request { size, align: GRANULE, fresh: Fresh::Content, placement, sampled: false };
-        let to = self.allocate(memory, request);
-        if to.is_null() {
+        let Some(to) = self.make(memory, request) else {
             run.set_kind(Kind::Large);
-            return to;
-        }
+            return core::ptr::null_mut();
+        };
+        profile::note_realloc(memory, head, to, size);
         let kept = run.size.load(Relaxed).min(size);
         // SAFETY: two runs in this thread's hands, each with so many bytes.
-        unsafe { to.copy_from_nonoverlapping(memory.start(head), kept) };
+        unsafe { memory.start(to).copy_from_nonoverlapping(memory.start(head), kept) };
         self.retire(memory, head, false);
-        to
+        tags::pointer(memory, to)
     }
 
     /// Whether the run at `head` can have `size` bytes where it is, after it got more slots if it
@@ -159,14 +162,8 @@ impl Large {
         }
     }
 
-    /// Moves what the run at `head` holds to another one of `slots`.
-    fn move_to(
-        &self,
-        memory: Memory<'_>,
-        head: usize,
-        slots: usize,
-        size: usize,
-    ) -> Option<*mut u8> {
+    /// Moves what the run at `head` holds to another one of `slots`: which.
+    fn move_to(&self, memory: Memory<'_>, head: usize, slots: usize, size: usize) -> Option<usize> {
         let old = memory.map.run(head);
         let old_size = old.size.load(Relaxed).min(size);
         let region = memory.engine.region();
@@ -236,7 +233,7 @@ impl Large {
         self.resize(memory, to, old_size, size);
         traces::note_allocation(memory, to);
         run.set_kind(Kind::Large);
-        Some(tags::pointer(memory, to))
+        Some(to)
     }
 }
 

@@ -3,11 +3,11 @@
 //! The text is `key=value` entries separated by `:`, for instance
 //! `service=auto:pattern=0xaa:threshold=64K:stats=1`. A later entry overrides an earlier one, and
 //! empty entries are ignored, so texts can be joined with a `:`. The one value that holds a colon is
-//! `stats=json:FILE`, whose file name ends at the next `:` and so cannot contain one.
+//! `json:FILE`, as in `stats=json:FILE`: the file name ends at the next `:` and so cannot contain one.
 
 use core::fmt;
 
-use super::{OptionSpec, Options, Pattern, TABLE};
+use super::{OptionSpec, Options, PathText, Pattern, ReportChoice, TABLE};
 
 impl Options {
     /// Applies every entry of `text`. An entry that is wrong leaves its option as it was, is handed
@@ -100,7 +100,9 @@ fn cut_at(text: &[u8], separator: u8) -> (&[u8], Option<&[u8]>) {
 /// The first entry of `text`, and what follows its `:`.
 fn next_entry(text: &[u8]) -> (&[u8], &[u8]) {
     // The one colon that belongs to a value.
-    let inside = if text.starts_with(b"stats=json:") { b"stats=json:".len() } else { 0 };
+    let with_file: [&[u8]; 2] = [b"stats=json:", b"profile=json:"];
+    let inside =
+        with_file.iter().find(|start| text.starts_with(start)).map_or(0, |start| start.len());
     let end = text
         .iter()
         .skip(inside)
@@ -116,6 +118,14 @@ pub(super) fn parse_switch(text: &[u8]) -> Option<bool> {
         b"on" | b"1" => Some(true),
         b"off" | b"0" => Some(false),
         _ => None,
+    }
+}
+
+/// Where a report goes: a switch, or a file.
+pub(super) fn parse_report(text: &[u8]) -> Option<ReportChoice> {
+    match text.strip_prefix(b"json:") {
+        Some(name) => PathText::new(name).map(ReportChoice::Json),
+        None => Some(if parse_switch(text)? { ReportChoice::Stderr } else { ReportChoice::Off }),
     }
 }
 

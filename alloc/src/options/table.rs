@@ -1,7 +1,7 @@
 //! The table of all options.
 
-use super::parse::{parse_number, parse_pattern, parse_size, parse_switch};
-use super::{GuardsChoice, MteChoice, Options, PathText, ServiceChoice, StatsChoice};
+use super::parse::{parse_number, parse_pattern, parse_report, parse_size, parse_switch};
+use super::{GuardsChoice, MteChoice, Options, ReportChoice, ServiceChoice};
 use super::{pool_is_valid, quarantine_is_valid, region_is_valid, threshold_is_valid};
 
 /// One option: all that the parser and the help texts know about it.
@@ -37,8 +37,11 @@ macro_rules! option {
     };
 }
 
+/// What the options for reports take.
+const REPORT: &str = "on or off, 1 or 0, or json:FILE, with a file name of 1 to 255 bytes and no ':', in which %p is the process's number";
+
 /// Every option, in the order of the help.
-pub static TABLE: [OptionSpec; 16] = [
+pub static TABLE: [OptionSpec; 17] = [
     option! { service(ServiceChoice::Auto),
         name: "service",
         value: "SERVICE",
@@ -117,18 +120,14 @@ pub static TABLE: [OptionSpec; 16] = [
             Some(())
         },
     },
-    option! { stats(StatsChoice::Off),
+    option! { stats(ReportChoice::Off),
         name: "stats",
         value: "WHERE",
-        accepts: "0, 1 or json:FILE, with a file name of 1 to 255 bytes and no ':'",
+        accepts: REPORT,
         default: "0",
         help: "what to do with the statistics at exit: 1 prints them on stderr, json:FILE writes them there",
         set: |options, value| {
-            options.stats = match value {
-                b"0" => StatsChoice::Off,
-                b"1" => StatsChoice::Stderr,
-                other => StatsChoice::Json(PathText::new(other.strip_prefix(b"json:")?)?),
-            };
+            options.stats = parse_report(value)?;
             Some(())
         },
     },
@@ -220,6 +219,17 @@ pub static TABLE: [OptionSpec; 16] = [
         help: "whether large and sampled allocations keep where they were allocated and freed, for the report of a misuse",
         set: |options, value| {
             options.backtraces = parse_switch(value)?;
+            Some(())
+        },
+    },
+    option! { profile(ReportChoice::Off),
+        name: "profile",
+        value: "WHERE",
+        accepts: REPORT,
+        default: "0",
+        help: "what to do at exit with a profile of the allocations, by size: how many there were, how much of them was written, what memset would have cost",
+        set: |options, value| {
+            options.profile = parse_report(value)?;
             Some(())
         },
     },

@@ -36,7 +36,7 @@ fn table_defaults_are_the_defaults() {
             .pool_low(1)
             .decay_ms(1)
             .region(16 << 20)
-            .stats(StatsChoice::Stderr)
+            .stats(ReportChoice::Stderr)
             .mte(MteChoice::Async)
             .verify(true)
             .random(true)
@@ -44,7 +44,8 @@ fn table_defaults_are_the_defaults() {
             .quarantine(1)
             .quarantine_share(1)
             .sample(1)
-            .backtraces(true);
+            .backtraces(true)
+            .profile(ReportChoice::Stderr);
         let mut options = before;
         options.set(spec.name.as_bytes(), spec.default.as_bytes()).unwrap();
         assert_ne!(options, before, "{}", spec.name);
@@ -58,7 +59,7 @@ fn table_defaults_are_the_defaults() {
 #[test]
 fn every_option_is_read() {
     let options = accepted(
-        "service=lazy:pattern=0xA5:threshold=5000:pool=1G:pool_low=2M:decay=0:region=64g:stats=1:mte=asymm:verify=on:random=1:guards=right:quarantine=1T:quarantine_share=100:sample=1000:backtraces=1",
+        "service=lazy:pattern=0xA5:threshold=5000:pool=1G:pool_low=2M:decay=0:region=64g:stats=1:mte=asymm:verify=on:random=1:guards=right:quarantine=1T:quarantine_share=100:sample=1000:backtraces=1:profile=1",
     );
     let expected = Options::new()
         .service(ServiceChoice::Lazy)
@@ -68,7 +69,7 @@ fn every_option_is_read() {
         .pool_low(2 << 20)
         .decay_ms(0)
         .region(64 << 30)
-        .stats(StatsChoice::Stderr)
+        .stats(ReportChoice::Stderr)
         .mte(MteChoice::Asymm)
         .verify(true)
         .random(true)
@@ -76,7 +77,8 @@ fn every_option_is_read() {
         .quarantine(1 << 40)
         .quarantine_share(100)
         .sample(1000)
-        .backtraces(true);
+        .backtraces(true)
+        .profile(ReportChoice::Stderr);
     assert_eq!(options, expected);
 }
 
@@ -138,7 +140,7 @@ fn ranges_end_where_they_say() {
 
 #[test]
 fn a_json_file_name_reaches_to_the_next_colon() {
-    let json = |name: &str| StatsChoice::Json(PathText::new(name.as_bytes()).unwrap());
+    let json = |name: &str| ReportChoice::Json(PathText::new(name.as_bytes()).unwrap());
     let options = accepted("stats=json:/tmp/a b=c.json:pattern=7");
     assert_eq!((options.stats, options.pattern), (json("/tmp/a b=c.json"), Pattern::byte(7)));
     assert_eq!(accepted("pattern=7:stats=json:x").stats, json("x"));
@@ -149,6 +151,18 @@ fn a_json_file_name_reaches_to_the_next_colon() {
     refused(&format!("stats=json:{}", "n".repeat(256)));
     let mut options = Options::new();
     assert!(options.set(b"stats", b"json:a:b").is_err());
+    let options = accepted("profile=json:/tmp/%p.json:stats=json:b:pattern=7");
+    assert_eq!((options.profile, options.stats), (json("/tmp/%p.json"), json("b")));
+    assert_eq!(options.pattern, Pattern::byte(7));
+    for (text, choice) in [
+        ("profile=off", ReportChoice::Off),
+        ("profile=on", ReportChoice::Stderr),
+        ("stats=on", ReportChoice::Stderr),
+    ] {
+        let options = accepted(text);
+        assert!([options.stats, options.profile].contains(&choice), "{text}");
+    }
+    refused("profile=json:");
 }
 
 #[test]
@@ -158,7 +172,7 @@ fn a_bad_entry_does_not_stop_the_others() {
     assert_eq!(
         complaints,
         [
-            "unknown option \"foo\"; options are service, pattern, threshold, pool, pool_low, decay, region, stats, mte, verify, random, guards, quarantine, quarantine_share, sample, backtraces",
+            "unknown option \"foo\"; options are service, pattern, threshold, pool, pool_low, decay, region, stats, mte, verify, random, guards, quarantine, quarantine_share, sample, backtraces, profile",
             "bad value \"300\" for pattern: a byte, 0 to 255 or 0x00 to 0xff, or a word, 0x and 4, 8 or 16 hex digits",
             "option \"pool\" needs a value: pool=SIZE, a size from 0 to 64G",
         ]
