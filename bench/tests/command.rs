@@ -15,7 +15,7 @@ fn work_under(peer: &Peer, arguments: &[&str]) -> Output {
     command.args(["work", "--case", "sparse-64", "--scale", "tiny", "--timeout", "60"]);
     peers::surround(&mut command, peer);
     if let Source::Preload(library) = &peer.source {
-        command.env("LD_PRELOAD", library);
+        command.env("LD_PRELOAD", library).arg("--library").arg(library);
     }
     command.args(arguments).output().expect("the benchmark was built")
 }

@@ -1,13 +1,29 @@
 //! The reference-page patch's own experiment: real PDFs through real PDFium, under each service.
 //!
 //! ```text
-//! pdfium-harness ── setup ──▶ libpdfium.so and the document (a process of its own, so that the
+//! pdfium-harness ── setup ──▶ libpdfium.so and the document (`documents`, in a process of its own, so that the
 //!       │                     harness stays small: see `run`)
 //!       ├── cargo build ────▶ librefpage.so
 //!       └── for every round, for every peer (`experiment`):
 //!               LD_PRELOAD=… REFPAGE_OPTIONS=… pdfium-harness render   (`render`)
 //!               wall, CPU, peak RSS and faults from the kernel (`run`)
 //! ```
+//!
+//! `setup` and `render` are also there for other programs that measure, which start the second under each allocator themselves.
+//! Each prints one line of JSON and nothing else to stdout; progress is on stderr, and what goes wrong is
+//! a line there and an exit code other than 0:
+//!
+//! ```text
+//! pdfium-harness documents --json [NAME …]             [{name, title, package, version, file, pages,
+//!                                                        ranges: [{dpi, quick_pages, full_pages}]}]
+//! pdfium-harness setup --document NAME                 {library, file, pages}     (`setup::Setup`)
+//! pdfium-harness render --pdfium LIBRARY --pages RANGES --scale S|--dpi N [--timeout SECONDS] FILE
+//!                                                      {pages, pixels, blank_pages, checksum, malloc}
+//!                                                                                 (`render::Rendered`)
+//! ```
+//!
+//! Two renderings of the same pages at the same scale have the same checksum, whatever allocator they had; `malloc` is the file
+//! that it came from. After `--timeout` a rendering ends itself by SIGALRM.
 //!
 //! The checksum of the pixels shows that every run did the same work. `report` makes the table and
 //! `plot` the SVG.
@@ -45,10 +61,9 @@ use setup::{Setup, Source, UserError};
 /// Renders a PDF with real PDFium under refpage's services and other allocators, and compares
 /// what that costs.
 ///
-/// Without a FILE it renders a document of its own: 120 pages of text, drawings and images, or one out of a package of Debian's
-/// (`--document`). PDFium is
-/// fetched once with pip (pinned version and hash), and librefpage.so is built with cargo. With the
-/// default document and five runs it takes about a minute.
+/// Without a FILE it renders a document of its own, 120 pages of text, drawings and images, or one out of
+/// a package of Debian's (`--document`). PDFium is fetched once with pip (pinned version and hash), and
+/// librefpage.so is built with cargo. With the default document and five runs it takes about a minute.
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 struct Cli {

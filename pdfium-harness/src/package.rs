@@ -22,7 +22,9 @@ fn download(package: &str, directory: &Path) -> Result<PathBuf> {
     // As root, apt would download as a user of its own, who may have no way into the target directory.
     apt.args(["-q", "-o", "APT::Sandbox::User=", "download", package]).current_dir(directory);
     output(&mut apt).with_context(|| {
-        format!("Debian's package {package} cannot be had, perhaps for want of an apt-get update")
+        format!(
+            "Debian's package {package} cannot be had, which takes apt-get and its lists (apt-get update)"
+        )
     })?;
     let files = fs::read_dir(directory)?.map(|entry| Ok(entry?.path()));
     let files: Vec<PathBuf> = files.collect::<Result<_>>()?;
@@ -66,4 +68,56 @@ fn checked(program: &str, output: &std::process::Output) -> Result<()> {
         bail!("{program} failed ({}): {}", output.status, lines.join("; "));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory that is gone after the test.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
+
+    #[test]
+    fn only_the_files_asked_for_are_taken_out_and_one_that_is_not_there_is_named() {
+        let scratch = Scratch::new("refpage-unpack");
+        let tree = scratch.0.join("tree");
+        fs::create_dir_all(tree.join("DEBIAN")).unwrap();
+        fs::create_dir_all(tree.join("usr/doc")).unwrap();
+        let control = "Package: p\nVersion: 1\nArchitecture: all\nMaintainer: m <m@example.org>\n\
+                       Description: d\n";
+        fs::write(tree.join("DEBIAN/control"), control).unwrap();
+        fs::write(tree.join("usr/doc/a.pdf"), "a").unwrap();
+        fs::write(tree.join("usr/doc/b.pdf"), "b").unwrap();
+        let deb = scratch.0.join("p.deb");
+        if let Err(error) = output(Command::new("dpkg-deb").arg("-b").args([&tree, &deb])) {
+            println!("skipped: {error:#}");
+            return;
+        }
+        unpack(&deb, &["usr/doc/b.pdf"], &scratch.0).unwrap();
+        assert_eq!(fs::read(scratch.0.join("usr/doc/b.pdf")).unwrap(), b"b");
+        assert!(!scratch.0.join("usr/doc/a.pdf").exists());
+        let error = format!("{:#}", unpack(&deb, &["usr/doc/c.pdf"], &scratch.0).unwrap_err());
+        assert!(error.contains("c.pdf") && error.lines().count() == 1, "{error}");
+    }
+
+    #[test]
+    fn a_package_that_cannot_be_had_is_one_line() {
+        let scratch = Scratch::new("refpage-download");
+        let error = format!("{:#}", extract("no-such-package", &["a"], &scratch.0).unwrap_err());
+        assert!(error.contains("no-such-package") && error.lines().count() == 1, "{error}");
+    }
 }
