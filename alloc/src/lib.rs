@@ -45,6 +45,7 @@
 //!   faults, report, describe, traces: what is told of misuse: what an address is, and how it came to be
 //!   written: which pages of a large allocation, and of any other memory, were written to, for who asks
 //!   predictor, unseen: what large knows of how runs are used, and of which pages they have
+//!   beacon: where another process finds what the heap counts
 //!   fork, missing: what a child needs, and when;  nested: what a signal handler may have
 //! ```
 //!
@@ -52,6 +53,7 @@
 //! missing**. Whoever frees restores it; whoever allocates finds it.
 
 mod arena;
+pub mod beacon;
 mod books;
 mod cache;
 mod chance;
