@@ -99,6 +99,11 @@ impl Books {
         self.pages
     }
 
+    /// The same, as a word.
+    pub fn pages_word(&self) -> &usize {
+        &self.pages
+    }
+
     /// Whether anything is cached that has pages to give back.
     pub fn any(&self) -> bool {
         self.lists.iter().take(WITH_PAGES).any(|list| list.newest().is_some())

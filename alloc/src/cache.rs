@@ -194,6 +194,15 @@ impl RunCache {
         self.books.lock().usage
     }
 
+    /// Where the words of [`Usage`] are, in its order, and of [`pages`](Self::pages): to be read from outside the
+    /// process, which no lock stops.
+    pub fn usage_words(&self) -> [usize; 5] {
+        let books = self.books.lock();
+        let Usage { live_bytes, allocated, recycled, freed } = &books.usage;
+        [live_bytes, allocated, recycled, freed, books.pages_word()]
+            .map(|word| core::ptr::from_ref(word).expose_provenance())
+    }
+
     /// Changes what is known of large allocations.
     pub fn account(&self, change: impl FnOnce(&mut Usage)) {
         change(&mut self.books.lock().usage);

@@ -46,6 +46,7 @@
 //!   written: which pages of a large allocation, and of any other memory, were written to, for who asks
 //!   predictor, unseen: what large knows of how runs are used, and of which pages they have
 //!   profile: what allocations of each size were used for;  exit: where that and the statistics go
+//!   beacon: where another process finds what the heap counts
 //!   fork, missing: what a child needs, and when;  nested: what a signal handler may have
 //! ```
 //!
@@ -53,6 +54,7 @@
 //! missing**. Whoever frees restores it; whoever allocates finds it.
 
 mod arena;
+pub mod beacon;
 mod books;
 mod cache;
 mod chance;

@@ -152,6 +152,9 @@ impl Run {
         if self.zeros.load(Relaxed) { Fresh::Zero } else { Fresh::Content }
     }
 
+    /// Where in a record the state is.
+    pub const KIND_AT: usize = core::mem::offset_of!(Self, kind);
+
     /// Its state.
     #[inline]
     pub fn kind(&self) -> Kind {
@@ -234,6 +237,11 @@ impl PageMap {
             // SAFETY: the slots' bytes lie in the part, and that in the reservation.
             unsafe { vm::make_writable(start.add(first * bytes), slots * bytes) }
         })
+    }
+
+    /// Where the heads and the runs are.
+    pub fn tables(&self) -> [usize; 2] {
+        [self.heads.expose_provenance(), self.runs.expose_provenance()]
     }
 
     /// Slots of the Region.

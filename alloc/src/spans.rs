@@ -58,6 +58,11 @@ impl Spans {
         self.out.load(Relaxed)
     }
 
+    /// Where the word of [`bytes_out`](Self::bytes_out) is.
+    pub fn bytes_out_word(&self) -> usize {
+        core::ptr::from_ref(&self.out).expose_provenance()
+    }
+
     /// Blocks of `class` that came back and wait in its spans.
     pub fn free_blocks(&self, memory: Memory<'_>, class: usize) -> usize {
         let list = self.classes[class].lock();

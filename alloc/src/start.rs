@@ -15,6 +15,7 @@ use refpage::{Config, Engine, Failure, Reason, Region, Service};
 use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
 
+use crate::beacon;
 use crate::cache::RunCache;
 use crate::chance::Chance;
 use crate::depot::Depot;
@@ -152,6 +153,7 @@ fn start() -> Option<&'static Heap> {
     traces::start(&options);
     profile::start(&options);
     heap.engine.launch();
+    beacon::light(heap);
     tell_of_a_lesser_service(heap);
     STATE.store(READY, Ordering::Release);
     heap::FAST.open(heap);
@@ -238,8 +240,10 @@ fn make_with(len: usize, config: &Config, options: &Options, tags: Tags) -> Resu
 }
 
 /// One line if the service is less than what was asked for, or the least: without privilege, `cow`
-/// and `eager` are what is to be had, and nothing to complain about at the start of every program.
+/// and `eager` are what is to be had, and nothing to complain about at the start of every program. The
+/// beacon says it in any case.
 pub(crate) fn tell_of_a_lesser_service(heap: &Heap) {
+    beacon::say_why(heap);
     let (wanted, service) = (heap.options.service, heap.engine.offered());
     let less = match wanted {
         ServiceChoice::Auto => service == Service::Memset,

@@ -99,6 +99,11 @@ impl PageBits {
         usize::try_from(self.set.load(Ordering::Relaxed) as isize).unwrap_or(0)
     }
 
+    /// The word that [`total`](Self::total) reads, which may be below zero as that says.
+    pub(crate) fn total_word(&self) -> &AtomicUsize {
+        &self.set
+    }
+
     /// Every page the bitmap has.
     pub fn all(&self) -> Pages {
         Pages { first: 0, count: self.pages }

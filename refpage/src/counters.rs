@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::Errno;
 
-/// A count that any thread may add to.
+/// A count that any thread may add to: one word.
 #[derive(Debug, Default)]
 pub struct Count(AtomicU64);
 

@@ -110,6 +110,11 @@ impl HugeBlocks {
         self.ready.load(Ordering::Relaxed)
     }
 
+    /// Their number, as a word.
+    pub(crate) fn ready_word(&self) -> &AtomicUsize {
+        &self.ready
+    }
+
     /// A block that is filled already.
     pub fn take_ready(&self) -> Option<Block> {
         if self.ready() == 0 {

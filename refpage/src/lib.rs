@@ -77,6 +77,7 @@ pub mod sys;
 mod tag_files;
 mod tagged;
 mod take;
+mod words;
 mod write_watch;
 
 pub use bits::{PageBits, Pages};
@@ -90,4 +91,5 @@ pub use region::Region;
 pub use requests::Touched;
 pub use runs::{RunWindow, Runs};
 pub use service::{Attempts, Service};
+pub use words::Words;
 pub use write_watch::{Reset, WriteWatch, Written};

@@ -11,7 +11,7 @@
 //! rather than a fault; and MADV_DONTFORK, so that no page of them is ever shared with a child,
 //! which would make it immovable.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use rustix::io::Result;
 use rustix::mm::Advice;
@@ -23,7 +23,7 @@ use crate::sys::uffd::{Channel, Watch};
 use crate::sys::vm::{self, Tags};
 
 /// Shards at most.
-const SHARDS: usize = 8;
+pub(crate) const SHARDS: usize = 8;
 
 /// Huge blocks that even the smallest pool has room for: those on their way into the Region.
 const LEAST_BLOCKS: usize = 8;
@@ -142,6 +142,11 @@ impl Pool {
     /// Filled single pages.
     pub fn singles(&self) -> usize {
         self.shards.iter().flatten().map(|shard| shard.filled.total()).sum()
+    }
+
+    /// The numbers of filled single pages, as words.
+    pub(crate) fn single_words(&self) -> [Option<&AtomicUsize>; SHARDS] {
+        self.shards.each_ref().map(|shard| shard.as_ref().map(|shard| shard.filled.total_word()))
     }
 
     /// Filled pages, those of huge blocks included.

@@ -111,6 +111,11 @@ impl Region {
             .map(|(part, end)| Pages::span(part.first, end.load(Ordering::Relaxed)))
     }
 
+    /// The ends of [`used`](Self::used), as words.
+    pub(crate) fn used_words(&self) -> [&AtomicUsize; 2] {
+        self.undumped.each_ref()
+    }
+
     /// Makes pages usable. Where [`vm::reserving_costs`] none is before, and the Region, which has
     /// no zero part then, is two VMAs: what is usable, which must begin where the Region does and
     /// have no gaps, and the rest. Elsewhere there is nothing to do.

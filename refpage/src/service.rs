@@ -1,7 +1,7 @@
 //! Services: how content gets under the program's accesses in this process, and which can be had.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::Errno;
 
@@ -27,7 +27,7 @@ pub enum Service {
 
 impl Service {
     /// Its name in options, statistics and messages.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Service::Lazy => "lazy",
             Service::Cow => "cow",
@@ -37,7 +37,8 @@ impl Service {
         }
     }
 
-    pub(crate) fn from_u8(value: u8) -> Self {
+    /// The service that a process has, by the word that says so.
+    pub fn from_word(value: u64) -> Self {
         match value {
             0 => Service::Lazy,
             1 => Service::Cow,
@@ -55,18 +56,23 @@ impl Service {
 }
 
 /// The service in force: a child of fork may have to take a lesser one.
+///
+/// A whole word, which is also [read from outside](crate::Words) the process.
 #[derive(Debug)]
-pub(crate) struct AtomicService(AtomicU8);
+pub(crate) struct AtomicService(AtomicU64);
 
 impl AtomicService {
     pub(crate) const fn new(value: Service) -> Self {
-        Self(AtomicU8::new(value as u8))
+        Self(AtomicU64::new(value as u64))
     }
     pub(crate) fn get(&self) -> Service {
-        Service::from_u8(self.0.load(Ordering::Relaxed))
+        Service::from_word(self.0.load(Ordering::Relaxed))
     }
     pub(crate) fn set(&self, value: Service) {
-        self.0.store(value as u8, Ordering::Relaxed);
+        self.0.store(value as u64, Ordering::Relaxed);
+    }
+    pub(crate) fn word(&self) -> &AtomicU64 {
+        &self.0
     }
 }
 

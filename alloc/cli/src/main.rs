@@ -3,12 +3,14 @@
 //! - **demonstration** (no argument): a table of what the services cost. The parent (`demo`) starts
 //!   one child (`measure`) per cell, because a service is chosen once per process.
 //! - **run**: a program with `librefpage.so` preloaded; this process becomes that program.
+//! - **top**: what a process on the allocator does, from outside; with `run --live`, what the program does.
 //! - **doctor**: which services this machine allows, and how to get a better one.
 //! - **symbolize**: names the calls in reports of misuse.
 //!
 //! ```text
 //!   main ─▶ demo ─▶ child ─▶ [process] measure ─▶ the allocator under REFPAGE_MEASURE
 //!        ─▶ run ─▶ flags, program ─▶ exec
+//!        ─▶ top ◀─ live ◀─ run --live
 //!        ─▶ doctor ─▶ advice ─▶ machine ─▶ probe
 //!        ─▶ symbolize ─▶ program
 //!        ─▶ help
@@ -21,6 +23,7 @@ mod doctor;
 mod failure;
 mod flags;
 mod help;
+mod live;
 mod machine;
 mod measure;
 mod probe;
@@ -28,6 +31,7 @@ mod program;
 mod report;
 mod run;
 mod symbolize;
+mod top;
 
 use clap::{Parser, Subcommand};
 use failure::{EXIT_STATUS, Failure};
@@ -57,6 +61,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Run(run::Arguments),
+    Top(top::Arguments),
     Doctor(doctor::Arguments),
     Symbolize(symbolize::Arguments),
     Help(help::Arguments),
@@ -69,6 +74,7 @@ fn main() -> ExitCode {
         Ok(arguments) => match arguments.command {
             None => demo::demonstrate(),
             Some(Command::Run(arguments)) => run::run(&arguments).map(|never| match never {}),
+            Some(Command::Top(arguments)) => top::watch(&arguments),
             Some(Command::Doctor(arguments)) => doctor::examine(&arguments),
             Some(Command::Symbolize(arguments)) => symbolize::symbolize(&arguments),
             Some(Command::Help(arguments)) => help::explain(&arguments),

@@ -1,18 +1,21 @@
 //! `refpage run`: becomes the program, with `librefpage.so` preloaded.
 //!
 //! The program replaces this process, so its exit status, its signals and its process number are its
-//! own, and nothing of this one stays in memory.
+//! own, and nothing of this one stays in memory; but with `--live`, when somebody has to [watch](crate::live).
 
 use crate::failure::{EXIT_STATUS, Failure};
 use crate::flags::{HeapFlags, VARIABLE};
+use crate::live;
 use crate::program;
+use crate::top::interval;
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
-use std::io::ErrorKind;
+use std::io::{Error, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// The preloaded library's file name.
 const LIBRARY: &str = "librefpage.so";
@@ -28,6 +31,13 @@ const NOT_FOUND: u8 = 127;
 pub struct Arguments {
     #[command(flatten)]
     heap: HeapFlags,
+    /// Watch the program while it runs, as `refpage top` does: this process stays, and ends as the program does.
+    /// What it writes to the terminal is shown at the end, and in part in the view; it cannot read from there
+    #[arg(long)]
+    live: bool,
+    /// With --live: seconds between two looks
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval, requires = "live")]
+    interval: Duration,
     /// The program and its arguments
     #[arg(value_name = "PROGRAM", required = true, trailing_var_arg = true)]
     command: Vec<OsString>,
@@ -51,12 +61,19 @@ pub fn run(arguments: &Arguments) -> Result<Infallible, Failure> {
             file.display()
         );
     }
-    let error = command.exec();
+    if arguments.live {
+        return live::run(command, arguments.interval, |error| refusal(name, error));
+    }
+    Err(refusal(name, &command.exec()))
+}
+
+/// Why the program was not started.
+fn refusal(name: &OsStr, error: &Error) -> Failure {
     let name = Path::new(name).display();
-    Err(match error.kind() {
+    match error.kind() {
         ErrorKind::NotFound => Failure::with_code(format!("{name}: program not found"), NOT_FOUND),
         _ => Failure::with_code(format!("{name}: cannot execute: {error}"), CANNOT_EXECUTE),
-    })
+    }
 }
 
 /// The library beside this executable, as `cargo build` leaves it, or in `../lib`, as installed.
