@@ -79,7 +79,7 @@ pub struct Arguments {
     /// Just to see that it works
     #[arg(long, hide = true, conflicts_with = "quick")]
     tiny: bool,
-    /// Rounds of each case that count [default: 5, with --quick 3]
+    /// Rounds of each case that count [default: 3, of short cases 5 unless --quick]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: Option<u32>,
     /// First get the allocators, programs and documents that are missing, from Debian's packages and from crates
@@ -142,13 +142,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     seed::set(arguments.seed);
     let scale = arguments.scale();
-    let default_runs = if scale == Scale::Full { 5 } else { 3 };
-    let runs = arguments.runs.unwrap_or(default_runs) as usize;
+    let runs = arguments.runs.map(|runs| runs as usize);
     let (peers, mut missing) = peers::find(&OWN, &OTHERS, &arguments.with, &arguments.options)?;
     let pdfium = Pdfium::open(arguments.install, &mut missing).inspect_err(|error| {
         missing.push(Missing { name: "PDFium".into(), remedy: format!("{error:#}") });
     });
-    let run = this_run(arguments, scale, runs, &peers);
+    let run = this_run(arguments, scale, &peers);
     let (mut journal, message) = Journal::open(&arguments.output, &run, arguments.anew)?;
     message.iter().for_each(|line| eprintln!("{line}"));
     if journal.len() > 0 {
@@ -167,11 +166,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     };
     let mut plans = Vec::new();
     for part in Part::chosen(&arguments.part) {
-        plans.push((part, sources.plans(part, &mut missing)?));
+        let rounds = Rounds { warm_up: part.warm_up(), counted: part.runs(runs, scale) };
+        plans.push((part, rounds, sources.plans(part, &mut missing)?));
     }
     rounds::announce(None, &missing);
     let mut notes = Notes::default();
-    let parts = measure(&plans, runs, &mut journal, &mut notes)?;
+    let parts = measure(&plans, &mut journal, &mut notes)?;
     drop(plans);
     let floor_kib = floor_kib(&workshop)?;
     let notes = notes.lines(&[]);
@@ -196,12 +196,17 @@ impl Arguments {
 }
 
 /// What tells this run from others: measurements of another one do not belong beside these.
-fn this_run(arguments: &Arguments, scale: Scale, runs: usize, peers: &[Peer]) -> Run {
+fn this_run(arguments: &Arguments, scale: Scale, peers: &[Peer]) -> Run {
     let names: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).collect();
     let library = peers::own_library().map(|path| machine::digest(&path)).unwrap_or_default();
     let mut run: Run = [
         ("scale", value(scale)),
-        ("rounds", runs.to_string()),
+        (
+            "rounds",
+            arguments
+                .runs
+                .map_or_else(|| "as many as belong to each part".into(), |runs| runs.to_string()),
+        ),
         ("seed", arguments.seed.to_string()),
         ("options", arguments.options.clone()),
         ("commit", machine::commit()),
@@ -214,19 +219,31 @@ fn this_run(arguments: &Arguments, scale: Scale, runs: usize, peers: &[Peer]) ->
     run
 }
 
+/// Rounds of each case of a part.
+#[derive(Clone, Copy)]
+struct Rounds {
+    warm_up: usize,
+    counted: usize,
+}
+
+impl Rounds {
+    fn all(self) -> usize {
+        self.warm_up + self.counted
+    }
+}
+
 /// All rounds of all cases, those of the journal taken from there.
 fn measure(
-    plans: &[(Part, Vec<Plan>)],
-    runs: usize,
+    parts: &[(Part, Rounds, Vec<Plan>)],
     journal: &mut Journal,
     notes: &mut Notes,
 ) -> Result<Vec<Measured>> {
-    let weight = |(part, plans): &(Part, Vec<Plan>)| {
-        plans.iter().map(|plan| plan.whole_weight(1 + part.runs(runs))).sum::<u64>()
+    let weight = |(_, rounds, plans): &(Part, Rounds, Vec<Plan>)| {
+        plans.iter().map(|plan| plan.whole_weight(rounds.all())).sum::<u64>()
     };
-    let progress = Progress::new(plans.iter().map(weight).sum());
-    let mut parts = Vec::new();
-    for (part, plans) in plans {
+    let progress = Progress::new(parts.iter().map(weight).sum());
+    let mut measured = Vec::new();
+    for (part, rounds, plans) in parts {
         let mut cases = Vec::new();
         for plan in plans {
             let id = format!("{}/{}", value(*part), plan.name);
@@ -245,19 +262,17 @@ fn measure(
                 }
                 came
             };
-            let mut results = plan.rounds(1 + part.runs(runs), &progress, notes, &mut one);
+            let mut results = plan.rounds(rounds.all(), &progress, notes, &mut one);
             lost?;
-            // The warm-up.
-            results
-                .rows
-                .iter_mut()
-                .for_each(|row| _ = row.measured.drain(..row.measured.len().min(1)));
+            for row in &mut results.rows {
+                row.measured.drain(..rounds.warm_up.min(row.measured.len()));
+            }
             cases.push(results);
         }
-        parts.push(Measured { part: *part, cases });
+        measured.push(Measured { part: *part, cases });
     }
     progress.finish();
-    Ok(parts)
+    Ok(measured)
 }
 
 /// Writes the files, and says what they are and whether the checks passed.

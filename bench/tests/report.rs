@@ -113,7 +113,8 @@ fn kept(directory: &Path) -> Vec<(String, String, u64)> {
 fn kill_after(mut child: Child, directory: &Path, measurements: usize) {
     let begun = Instant::now();
     while kept(directory).len() < measurements {
-        assert!(begun.elapsed() < Duration::from_secs(300), "nothing was measured");
+        // It may have to build first what it measures.
+        assert!(begun.elapsed() < Duration::from_secs(1200), "nothing was measured");
         assert!(child.try_wait().unwrap().is_none(), "it ended before it could be killed");
         sleep(Duration::from_millis(5));
     }
@@ -134,14 +135,14 @@ fn a_report_that_was_killed_goes_on_where_it_was() {
     let all = kept(&directory);
     assert_eq!(all[..before.len()], before[..], "what was measured was not kept");
     assert_eq!(all.len(), all.iter().collect::<HashSet<_>>().len(), "something was measured twice");
-    // Five allocators: those of one round that counts and one that does not, in five cases.
-    assert_eq!(all.len(), 5 * 5 * 2, "{all:?}");
+    // Five allocators, in four cases with a round before that does not count, and in one without.
+    assert_eq!(all.len(), 5 * (4 * 2 + 1), "{all:?}");
     assert_eq!(rows(&json(&directory)).len(), 5 * 5);
     // Another one does not go on with it, and does not lose it.
     let (_, messages) = output(&directory, &["--part", "reads", "--seed", "7"]);
     assert!(messages.contains("its seed was 0, and is 7"), "{messages}");
     assert!(directory.join("measurements.1.jsonl").exists());
-    assert_eq!(kept(&directory).len(), 5 * 2);
+    assert_eq!(kept(&directory).len(), 5);
 }
 
 #[test]

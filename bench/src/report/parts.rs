@@ -294,13 +294,20 @@ impl Part {
         }
     }
 
-    /// Rounds that count, if the cases before have `runs`.
-    pub fn runs(self, runs: usize) -> usize {
+    /// Rounds that count, if that many were asked for.
+    pub fn runs(self, asked: Option<usize>, scale: Scale) -> usize {
         match self {
-            // What is read is the same each time; a line over time cannot be a median.
+            // What is read and counted is the same each time; a line over time cannot be a median.
             Self::Reads | Self::Timeline | Self::Profile => 1,
-            _ => runs,
+            // These take most of the time.
+            Self::Small | Self::Programs | Self::Pdfium => asked.unwrap_or(3),
+            _ => asked.unwrap_or(scale.pick(5, 3, 1)),
         }
+    }
+
+    /// Rounds before them that do not count.
+    pub fn warm_up(self) -> usize {
+        usize::from(!matches!(self, Self::Reads | Self::Profile))
     }
 }
 

@@ -1,10 +1,10 @@
 //! What was measured, as plots of a page.
 
 use super::latency::Quantile;
-use super::tables::owns;
 use super::timeline::Sample;
 use super::work::Detail;
 use crate::page::{Axis, Plot, Point, Scale, Series};
+use crate::peers::REFPAGE;
 use crate::results::{CaseResults, Metric, Row};
 
 /// An axis.
@@ -32,7 +32,7 @@ fn against(cases: &[&CaseResults], metric: Metric, unit: f64) -> Vec<Series> {
             Some(Point { x: number(case), y: summary.median / unit, range })
         };
         let points = cases.iter().filter_map(point).collect();
-        series.push(Series { name: name.into(), own: owns(name), points });
+        series.push(Series { name: name.into(), own: name == REFPAGE, points });
     }
     series
 }
@@ -89,7 +89,7 @@ pub fn latency(cases: &[CaseResults]) -> Vec<Plot> {
     let line = |row: &Row| {
         let quantiles = row.measured.iter().rev().find_map(quantiles)?;
         let points = quantiles.iter().map(|q| Point { x: q.ns as f64, y: q.percent, range: None });
-        Some(Series { name: row.peer.clone(), own: owns(&row.peer), points: points.collect() })
+        Some(Series { name: row.peer.clone(), own: row.peer == REFPAGE, points: points.collect() })
     };
     let plot = |case: &CaseResults| Plot {
         id: format!("latency-{}", case.name),
@@ -150,7 +150,7 @@ pub fn timeline(case: &CaseResults) -> Plot {
         let samples = row.measured.iter().rev().find_map(samples)?;
         let point = |s: &Sample| Point { x: s.ms / 1e3, y: s.kib as f64 / 1024.0, range: None };
         let points = samples.iter().map(point).collect();
-        Some(Series { name: row.peer.clone(), own: owns(&row.peer), points })
+        Some(Series { name: row.peer.clone(), own: row.peer == REFPAGE, points })
     };
     Plot {
         id: "memory-over-time".into(),
