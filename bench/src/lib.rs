@@ -5,6 +5,9 @@
 //! - `cargo bench -p refpage-bench --bench malloc`: allocations through refpage and through
 //!   glibc, side by side in one process.
 //!
+//! - `cargo run --release -p refpage-bench -- report [--quick] [--install]`: the comparison with all allocators, as a page with
+//!   tables and plots; it builds what it measures. The commands below are its parts by themselves, and more.
+//!
 //! - `cargo run --release -p refpage-bench -- engine [--quick]`: allocators side by side, refpage
 //!   through its preload library, each measurement in a process of its own, with wall time, CPU time
 //!   of all threads, memory and faults, and the targets that refpage has to reach. It needs

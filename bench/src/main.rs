@@ -1,4 +1,14 @@
-//! `refpage-bench`: microbenchmarks of allocators, side by side, one process per measurement.
+//! `refpage-bench`: allocators side by side, one process per measurement.
+//!
+//! All of it, as a page with tables and plots: see [`report`].
+//!
+//! ```text
+//!     cargo run --release -p refpage-bench -- report --install   every allocator, program and document that can be had
+//!     cargo run --release -p refpage-bench -- report             half an hour; goes on where it was interrupted
+//!     cargo run --release -p refpage-bench -- report --quick     smaller and fewer, 3 minutes
+//! ```
+//!
+//! Its parts by themselves, with more cases, other peers and tables on the terminal. Large blocks:
 //!
 //! ```text
 //!     cargo build --release -p refpage-preload

@@ -117,7 +117,8 @@ fn shares(cases: &[CaseResults]) -> Section {
 
 fn latency(cases: &[CaseResults]) -> Section {
     let text = "How long a program waits when it touches a page for the first time: for the kernel's own fault, or for \
-                the handler that moves pages in. The mean is in the tables; the plots show the rest.";
+                the handler that moves pages in. Who fills in malloc has made it wait there, which is not in here. The mean \
+                is in the tables; the plots show the rest.";
     Section {
         id: "latency".into(),
         title: "Fault latency".into(),
