@@ -20,41 +20,36 @@ pub struct Block {
     section: usize,
 }
 
-/// Lines that are another file's.
-#[derive(Default)]
-pub struct Taken {
-    /// The file.
-    pub from: String,
-    /// The lines.
-    pub text: String,
-}
-
 /// A document.
 pub struct Document {
     sections: Vec<Section>,
     /// Its text.
     pub blocks: Vec<Block>,
-    /// What it takes over.
-    pub taken: Vec<Taken>,
+    /// All that it links to.
+    pub links: Vec<String>,
+    /// Files, and the lines that it takes over from each.
+    pub taken: Vec<(String, String)>,
 }
 
 impl Document {
     /// Reads Markdown as this project writes it.
     pub fn new(markdown: &str) -> Self {
-        let mut document =
-            Self { sections: vec![Section::default()], blocks: Vec::new(), taken: Vec::new() };
+        let mut document = Self {
+            sections: vec![Section::default()],
+            blocks: Vec::new(),
+            links: without_targets(markdown).1,
+            taken: Vec::new(),
+        };
         let (mut fenced, mut taking, mut goes_on) = (false, false, false);
         for (number, line) in markdown.lines().enumerate().map(|(at, line)| (at + 1, line)) {
             if let Some(from) = line.strip_prefix("<!-- from ") {
-                let from = from.trim_end_matches(" -->").to_owned();
-                document.taken.push(Taken { from, ..Taken::default() });
+                document.taken.push((from.trim_end_matches(" -->").into(), String::new()));
                 taking = true;
             } else if line == "<!-- end -->" {
                 taking = false;
             } else if taking {
-                let text = &mut document.taken.last_mut().expect("it began").text;
-                text.push_str(line);
-                text.push('\n');
+                let (_, text) = document.taken.last_mut().expect("it began");
+                *text += &format!("{line}\n");
             } else if line.trim_start().starts_with("```") {
                 fenced = !fenced;
             } else if !fenced && !line.starts_with("    ") {
@@ -86,8 +81,7 @@ impl Document {
             self.blocks.push(block(true, cells.to_owned()));
         } else if goes_on && !line.is_empty() && !line.starts_with("- ") {
             let last = self.blocks.last_mut().expect("it goes on");
-            last.text.push(' ');
-            last.text.push_str(line);
+            last.text += &format!(" {line}");
             return true;
         } else if !line.is_empty() {
             self.blocks.push(block(false, line.to_owned()));
@@ -101,11 +95,6 @@ impl Document {
         let up = |&at: &usize| self.sections[at].parent;
         let sections = std::iter::successors(Some(block.section), up);
         sections.flat_map(|at| &self.sections[at].links).map(String::as_str).collect()
-    }
-
-    /// All links.
-    pub fn links(&self) -> impl Iterator<Item = &str> {
-        self.sections.iter().flat_map(|section| &section.links).map(String::as_str)
     }
 }
 
