@@ -2,6 +2,7 @@
 //!
 //! The profiled run is one of its own: it costs, and its times are nobody's.
 
+use std::array;
 use std::fs;
 use std::path::Path;
 
@@ -47,7 +48,12 @@ struct Sum {
     pages_written: u64,
     sparse: u64,
     sparse_bytes: u64,
+    share_written: [u64; SHARES.len()],
 }
+
+/// By which share of their pages allocations are told apart: what was written at most.
+const SHARES: [&str; 8] =
+    ["nothing", "to 1/16", "to 1/8", "to 1/4", "to 1/2", "to 3/4", "less than all", "all"];
 
 /// Sums of large allocations, and of small ones.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -89,6 +95,7 @@ impl Sum {
             pages_written: self.pages_written + other.pages_written,
             sparse: self.sparse + other.sparse,
             sparse_bytes: self.sparse_bytes + other.sparse_bytes,
+            share_written: array::from_fn(|at| self.share_written[at] + other.share_written[at]),
         }
     }
 }
@@ -182,6 +189,28 @@ pub fn table(cases: &[CaseResults]) -> Table {
         columns: columns.map(String::from).into(),
         rows: rows.collect(),
         notes,
+    }
+}
+
+/// How many allocations were used to which share.
+pub fn histogram(cases: &[CaseResults]) -> Table {
+    let rows = cases.iter().filter_map(|case| {
+        let large = Profile::of_case(case)?.large();
+        let all = large.share_written.iter().sum::<u64>().max(1);
+        let cell = |&count: &u64| Cell {
+            text: format!("{} %", amount(100.0 * count as f64 / all as f64)),
+            small: count.to_string(),
+            mood: Mood::Plain,
+        };
+        let cells = [plain(&case.name)].into_iter().chain(large.share_written.iter().map(cell));
+        Some(Line { own: false, cells: cells.collect() })
+    });
+    let columns = ["program"].iter().chain(&SHARES).map(|head| (*head).to_owned());
+    Table {
+        caption: "Large blocks by the share of their pages that was written, and how many".into(),
+        columns: columns.collect(),
+        rows: rows.collect(),
+        notes: Vec::new(),
     }
 }
 
@@ -285,7 +314,7 @@ mod tests {
         for (name, asked) in [("1", 100), ("2", 900), ("3", 300)] {
             let sum = |bytes: u64| {
                 serde_json::json!({"mallocs": 1, "callocs": 0, "bytes_asked": bytes, "pages_asked": 2,
-                    "pages_written": 1, "sparse": 0, "sparse_bytes": 0})
+                    "pages_written": 1, "sparse": 0, "sparse_bytes": 0, "share_written": [0, 0, 0, 0, 1, 0, 0, 0]})
             };
             let profile = serde_json::json!({"page_bytes": 4096, "classes": [], "estimate": null,
                 "totals": {"malloc": sum(asked), "calloc": sum(0), "small": sum(1)},

@@ -232,7 +232,7 @@ fn profiles(cases: &[CaseResults]) -> Section {
         title: "How programs use memory".into(),
         text: vec![text.into()],
         plots: profile::plots(cases),
-        tables: vec![profile::table(cases)],
+        tables: vec![profile::table(cases), profile::histogram(cases)],
     }
 }
 
