@@ -13,6 +13,13 @@ use crate::traps;
 /// Columns that a table has at most: more are hard to read.
 const COLUMNS: usize = 8;
 
+/// The metrics of most tables.
+const COSTS: [(&str, Metric); 3] = [
+    ("CPU time of all threads", Metric::Cpu),
+    ("wall time", Metric::Wall),
+    ("peak RSS", Metric::Peak),
+];
+
 /// All of it.
 pub fn page(results: &Results, checks: &[Check]) -> Page {
     let mut sections = vec![summary(results), guarantee(results)];
@@ -86,32 +93,25 @@ fn summary(results: &Results) -> Section {
 fn guarantee(results: &Results) -> Section {
     let cases = results.cases(Part::Reads).unwrap_or_default();
     Section {
-        id: "guarantee".into(),
-        title: "What memory reads as".into(),
-        text: vec![
-            "Somebody before has written 0x5e to blocks of the same sizes and freed them. Who finds that byte again \
-             reads what is not his."
-                .into(),
-        ],
         tables: cases.iter().map(reads).collect(),
-        ..Section::default()
+        ..section(
+            "guarantee",
+            "What memory reads as",
+            "Somebody before has written 0x5e to blocks of the same sizes and freed them. Who finds that byte again \
+             reads what is not his.",
+        )
     }
 }
 
 fn shares(cases: &[CaseResults]) -> Section {
     Section {
-        id: "shares".into(),
-        title: "Touched share".into(),
-        text: vec![
-            "Blocks of 1 MiB, of which programs touch more or less: from nothing to all of it."
-                .into(),
-        ],
         plots: plots::shares(cases),
-        tables: matrices(
-            cases,
-            &[("CPU time of all threads", Metric::Cpu), ("peak RSS", Metric::Peak)],
-            BASE,
-        ),
+        tables: matrices(cases, &[COSTS[0], COSTS[2]], BASE),
+        ..section(
+            "shares",
+            "Touched share",
+            "Blocks of 1 MiB, of which programs touch more or less: from nothing to all of it.",
+        )
     }
 }
 
@@ -120,48 +120,32 @@ fn latency(cases: &[CaseResults]) -> Section {
                 the handler that moves pages in. Who fills in malloc has made it wait there, which is not in here. The mean \
                 is in the tables; the plots show the rest.";
     Section {
-        id: "latency".into(),
-        title: "Fault latency".into(),
-        text: vec![text.into()],
         plots: plots::latency(cases),
-        tables: matrices(
-            cases,
-            &[("wall time", Metric::Wall), ("CPU time of all threads", Metric::Cpu)],
-            BASE,
-        ),
+        tables: matrices(cases, &[COSTS[1], COSTS[0]], BASE),
+        ..section("latency", "Fault latency", text)
     }
 }
 
 fn windows(cases: &[CaseResults]) -> Section {
     Section {
-        id: "windows".into(),
-        title: "Windows".into(),
-        text: vec![
-            "The fault handler moves more than the page that was touched while a program goes through memory in order."
-                .into(),
-        ],
         plots: vec![plots::windows(cases)],
-        tables: matrices(cases, &[("wall time a page", Metric::Wall), ("CPU time a page", Metric::Cpu)], BASE),
+        tables: matrices(cases, &[COSTS[1], COSTS[0]], BASE),
+        ..section(
+            "windows",
+            "Windows",
+            "The fault handler moves more than the page that was touched while a program goes through memory in order.",
+        )
     }
 }
 
-/// The metrics of most tables.
-const COSTS: [(&str, Metric); 3] = [
-    ("CPU time of all threads", Metric::Cpu),
-    ("wall time", Metric::Wall),
-    ("peak RSS", Metric::Peak),
-];
-
 fn large(cases: &[CaseResults]) -> Section {
     Section {
-        id: "large".into(),
-        title: "Large blocks".into(),
-        text: vec![
-            "Blocks of 64 KiB and more, which refpage does not fill before they are touched."
-                .into(),
-        ],
         tables: matrices(cases, &COSTS, BASE),
-        ..Section::default()
+        ..section(
+            "large",
+            "Large blocks",
+            "Blocks of 64 KiB and more, which refpage does not fill before they are touched.",
+        )
     }
 }
 
@@ -169,58 +153,38 @@ fn small(cases: &[CaseResults]) -> Section {
     let text = "The well-known workloads of allocators; the number behind a name is that of the threads. Every block is \
                 stamped, and its stamp checked when it is freed.";
     let metrics = [COSTS[1], COSTS[0], COSTS[2], ("RSS when nearly all is freed", Metric::Held)];
-    Section {
-        id: "small".into(),
-        title: "Small blocks".into(),
-        text: vec![text.into()],
-        tables: matrices(cases, &metrics, BASE),
-        ..Section::default()
-    }
+    Section { tables: matrices(cases, &metrics, BASE), ..section("small", "Small blocks", text) }
 }
 
 fn guards(cases: &[CaseResults]) -> Section {
     let text = "A block is freed, another one allocated, looked at and written: with guards at the ends of blocks and \
                 freed ones in quarantine, with some of that, and without, beside allocators that have their own.";
     Section {
-        id: "traps".into(),
-        title: "Guards and quarantine".into(),
-        text: vec![text.into()],
         tables: matrices(cases, &COSTS, &traps::without(REFPAGE)),
-        ..Section::default()
+        ..section("traps", "Guards and quarantine", text)
     }
 }
 
 fn programs(cases: &[CaseResults]) -> Section {
     let text = "Whole programs from their start to their end. What they write is the same under every allocator.";
-    Section {
-        id: "programs".into(),
-        title: "Real programs".into(),
-        text: vec![text.into()],
-        tables: matrices(cases, &COSTS, BASE),
-        ..Section::default()
-    }
+    Section { tables: matrices(cases, &COSTS, BASE), ..section("programs", "Real programs", text) }
 }
 
 fn pdfium(cases: &[CaseResults]) -> Section {
     let text = "Real PDFium renders real documents, at 72 and at 300 dots an inch, from the start of the process to its \
                 end: the experiment of the kernel patch that refpage comes from. Times are per page, in a run of the \
                 pages that are named below the tables. The pixels are the same under every allocator.";
-    Section {
-        id: "pdfium".into(),
-        title: "PDFium".into(),
-        text: vec![text.into()],
-        tables: matrices(cases, &COSTS, BASE),
-        ..Section::default()
-    }
+    Section { tables: matrices(cases, &COSTS, BASE), ..section("pdfium", "PDFium", text) }
 }
 
 fn timeline(cases: &[CaseResults]) -> Section {
     Section {
-        id: "memory".into(),
-        title: "Memory over time".into(),
-        text: vec!["What a process holds from its start to its end, looked at every 2 ms.".into()],
         plots: cases.iter().map(plots::timeline).collect(),
-        ..Section::default()
+        ..section(
+            "memory",
+            "Memory over time",
+            "What a process holds from its start to its end, looked at every 2 ms.",
+        )
     }
 }
 
@@ -228,12 +192,15 @@ fn profiles(cases: &[CaseResults]) -> Section {
     let text = "What refpage's own profile says of the programs and documents above (`refpage run --profile`): which \
                 allocations are sparse, what filling them would have cost, and what was filled instead.";
     Section {
-        id: "profile".into(),
-        title: "How programs use memory".into(),
-        text: vec![text.into()],
         plots: profile::plots(cases),
         tables: vec![profile::table(cases), profile::histogram(cases)],
+        ..section("profile", "How programs use memory", text)
     }
+}
+
+/// A section without tables and plots.
+fn section(id: &str, title: &str, text: &str) -> Section {
+    Section { id: id.into(), title: title.into(), text: vec![text.into()], ..Section::default() }
 }
 
 /// A table for each metric, of so many cases as can be read at a time; the last one says what the cases are.
@@ -242,7 +209,9 @@ fn matrices(cases: &[CaseResults], metrics: &[(&str, Metric)], base: &str) -> Ve
     let mut tables = Vec::new();
     for part in all.chunks(all.len().div_ceil(all.len().div_ceil(COLUMNS).max(1)).max(1)) {
         for (number, (name, metric)) in metrics.iter().enumerate() {
-            let mut table = matrix(&format!("{name}, × {base}"), part, *metric, base);
+            let beside = part.iter().any(|case| case.row(base).is_some());
+            let caption = if beside { format!("{name}, × {base}") } else { (*name).to_owned() };
+            let mut table = matrix(&caption, part, *metric, base);
             if number > 0 {
                 table.notes.clear();
             }
