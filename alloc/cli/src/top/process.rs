@@ -90,7 +90,7 @@ pub struct Image {
 impl Process {
     /// The process of that number.
     pub fn open(pid: i32) -> Result<Self, Trouble> {
-        let number = Pid::from_raw(pid).filter(|_| pid > 0).ok_or(Trouble::Missing)?;
+        let number = (pid > 0).then(|| Pid::from_raw(pid)).flatten().ok_or(Trouble::Missing)?;
         match pidfd_open(number, PidfdFlags::empty()) {
             Ok(handle) => Ok(Self { pid, handle }),
             Err(Errno::SRCH) => Err(Trouble::Missing),
