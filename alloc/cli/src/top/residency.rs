@@ -126,8 +126,7 @@ fn live(process: &Process, values: &Values, part: Row) -> Result<Vec<Large>, Tro
         let part = &mut bytes[..HEADS.min(end - from) * 4];
         // What was never written may be unreadable, and has no runs.
         part.fill(0);
-        let start = values.heads as usize + from * 4;
-        process.read_ranges(&[start..start + part.len()], part)?;
+        process.read(values.heads as usize + from * 4, part)?;
         let heads = part.as_chunks::<4>().0.iter().map(|head| u32::from_ne_bytes(*head) as usize);
         begin.extend(heads.zip(from..).filter(|&(head, slot)| head == slot + 1).map(|(_, s)| s));
     }
@@ -158,7 +157,7 @@ fn of_run(values: &Values, page: usize, run: &[u8]) -> Option<Large> {
         return None;
     }
     // Its words are read one by one while it may become another: it has no more pages than slots.
-    let most = number(values.run_slots, 4)? * values.slot_bytes >> values.page_shift;
+    let most = (number(values.run_slots, 4)? * values.slot_bytes) >> values.page_shift;
     let bytes = number(values.run_offset, 4)?.checked_add(number(values.run_size, 8)?)?;
     let pages = bytes.div_ceil(1 << values.page_shift).min(most) as usize;
     let is_zeroed = number(values.run_zeros, 1)? != 0;

@@ -121,10 +121,10 @@ impl Session {
         loop {
             let now = Instant::now();
             if now >= due {
-                if !self.paused {
-                    if let Some(end) = self.look()? {
-                        return Ok(end);
-                    }
+                if !self.paused
+                    && let Some(end) = self.look()?
+                {
+                    return Ok(end);
                 }
                 let settled = self.last.is_some() || self.told;
                 due = now + if settled { self.interval } else { FIRST };
