@@ -2,7 +2,6 @@
 //!
 //! It is held by a pidfd: when it has ended, its number may be another one's.
 
-use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
@@ -90,7 +89,7 @@ pub struct Image {
 impl Process {
     /// The process of that number.
     pub fn open(pid: i32) -> Result<Self, Trouble> {
-        let number = Pid::from_raw(pid).filter(|_| pid > 0).ok_or(Trouble::Missing)?;
+        let number = (pid > 0).then(|| Pid::from_raw(pid)).flatten().ok_or(Trouble::Missing)?;
         match pidfd_open(number, PidfdFlags::empty()) {
             Ok(handle) => Ok(Self { pid, handle }),
             Err(Errno::SRCH) => Err(Trouble::Missing),
@@ -278,12 +277,6 @@ impl Process {
 fn field<'a>(status: &'a str, key: &str) -> Option<&'a str> {
     let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
     Some(line.trim())
-}
-
-impl fmt::Display for Process {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "process {}", self.pid)
-    }
 }
 
 #[cfg(test)]

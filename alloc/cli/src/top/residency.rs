@@ -104,13 +104,14 @@ fn survey(
     let mut sum = Residency::default();
     for part in parts.into_iter().filter(|&(first, end)| first < end) {
         let large = live(process, values, part)?;
-        let mut merge = Merge { large: &large, sum: &mut sum };
+        let mut merge = Merge { large: &large, present: 0, large_present: 0, filled: 0 };
         each_present(process, values, part, swaps, |row| merge.add(row))?;
-        for run in &large {
-            let pages = (run.pages.1 - run.pages.0) as u64;
-            sum.large += pages;
-            sum.unfilled += if run.is_zeroed { 0 } else { pages };
-        }
+        let pages = |run: &Large| (run.pages.1 - run.pages.0) as u64;
+        let to_fill: u64 = large.iter().filter(|run| !run.is_zeroed).map(pages).sum();
+        sum.present += merge.present;
+        sum.large += large.iter().map(pages).sum::<u64>();
+        sum.large_present += merge.large_present;
+        sum.unfilled += to_fill - merge.filled;
     }
     Ok(sum)
 }
@@ -125,8 +126,7 @@ fn live(process: &Process, values: &Values, part: Row) -> Result<Vec<Large>, Tro
         let part = &mut bytes[..HEADS.min(end - from) * 4];
         // What was never written may be unreadable, and has no runs.
         part.fill(0);
-        let start = values.heads as usize + from * 4;
-        process.read_ranges(&[start..start + part.len()], part)?;
+        process.read(values.heads as usize + from * 4, part)?;
         let heads = part.as_chunks::<4>().0.iter().map(|head| u32::from_ne_bytes(*head) as usize);
         begin.extend(heads.zip(from..).filter(|&(head, slot)| head == slot + 1).map(|(_, s)| s));
     }
@@ -157,7 +157,7 @@ fn of_run(values: &Values, page: usize, run: &[u8]) -> Option<Large> {
         return None;
     }
     // Its words are read one by one while it may become another: it has no more pages than slots.
-    let most = number(values.run_slots, 4)? * values.slot_bytes >> values.page_shift;
+    let most = (number(values.run_slots, 4)? * values.slot_bytes) >> values.page_shift;
     let bytes = number(values.run_offset, 4)?.checked_add(number(values.run_size, 8)?)?;
     let pages = bytes.div_ceil(1 << values.page_shift).min(most) as usize;
     let is_zeroed = number(values.run_zeros, 1)? != 0;
@@ -167,19 +167,19 @@ fn of_run(values: &Values, page: usize, run: &[u8]) -> Option<Large> {
 /// Adds present stretches up, in order, with allocations that are in order too.
 struct Merge<'a> {
     large: &'a [Large],
-    sum: &'a mut Residency,
+    present: u64,
+    large_present: u64,
+    /// Those of allocations that did not come from calloc.
+    filled: u64,
 }
 
 impl Merge<'_> {
     fn add(&mut self, row: Row) {
-        self.sum.present += (row.1 - row.0) as u64;
+        self.present += (row.1 - row.0) as u64;
         while let Some((run, behind)) = self.large.split_first() {
             let shared = run.pages.1.min(row.1).saturating_sub(run.pages.0.max(row.0)) as u64;
-            self.sum.large_present += shared;
-            if !run.is_zeroed {
-                // `survey` adds all of them.
-                self.sum.unfilled = self.sum.unfilled.wrapping_sub(shared);
-            }
+            self.large_present += shared;
+            self.filled += if run.is_zeroed { 0 } else { shared };
             if run.pages.1 > row.1 {
                 return;
             }
@@ -259,14 +259,13 @@ mod tests {
     fn stretches_and_allocations_are_merged() {
         let run = |first, end, is_zeroed| Large { pages: (first, end), is_zeroed };
         let large = [run(10, 20, false), run(30, 40, true), run(40, 50, false)];
-        let mut sum = Residency { unfilled: 20, ..Residency::default() };
-        let mut merge = Merge { large: &large, sum: &mut sum };
+        let mut merge = Merge { large: &large, present: 0, large_present: 0, filled: 0 };
         for row in [(0, 5), (8, 12), (15, 16), (18, 32), (39, 45), (60, 70)] {
             merge.add(row);
         }
-        assert_eq!(sum.present, 5 + 4 + 1 + 14 + 6 + 10);
-        assert_eq!(sum.large_present, 2 + 1 + 2 + 2 + 1 + 5);
-        assert_eq!(sum.unfilled, 20 - 5 - 5);
+        assert_eq!(merge.present, 5 + 4 + 1 + 14 + 6 + 10);
+        assert_eq!(merge.large_present, (2 + 1 + 2) + (2 + 1) + 5);
+        assert_eq!(merge.filled, (2 + 1 + 2) + 5);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use ratatui::backend::{Backend, ClearType, WindowSize};
 use ratatui::buffer::Cell;
 use ratatui::layout::{Position, Size};
 use ratatui::style::{Color, Modifier};
+use ratatui::text::Span;
 use rustix::fd::BorrowedFd;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr};
 
@@ -175,7 +176,7 @@ impl Backend for Screen {
             }
             self.put(cell.symbol());
             // A wide character's second cell is not told.
-            next = cell.symbol().is_ascii().then_some((x + 1, y));
+            next = (Span::raw(cell.symbol()).width() == 1).then_some((x + 1, y));
         }
         self.put("\x1b[0m");
         Ok(())

@@ -27,6 +27,9 @@ pub const PATIENCE: Duration = Duration::from_secs(2);
 /// Sooner after the start, the interval does not count: there is nothing to see yet.
 const FIRST: Duration = Duration::from_millis(50);
 
+/// Sooner after it was drawn, the view is not drawn again for the program's output, of which there may be much.
+const REDRAW: Duration = Duration::from_millis(50);
+
 /// Where looks go.
 pub enum Display {
     Screen(Box<Terminal<Screen>>),
@@ -118,22 +121,29 @@ impl Session {
     /// Goes on until one of the ends.
     pub fn run(&mut self, output: &mut impl Output) -> Result<End, Failure> {
         let mut due = Instant::now();
+        // When output is to be drawn that came since.
+        let mut stale: Option<Instant> = None;
         loop {
             let now = Instant::now();
             if now >= due {
-                if !self.paused {
-                    if let Some(end) = self.look()? {
-                        return Ok(end);
-                    }
+                if !self.paused
+                    && let Some(end) = self.look()?
+                {
+                    return Ok(end);
                 }
                 let settled = self.last.is_some() || self.told;
                 due = now + if settled { self.interval } else { FIRST };
-                self.draw(output)?;
+                stale = Some(now);
             }
-            let ready = self.wait(output, due.saturating_duration_since(Instant::now()))?;
+            if stale.is_some_and(|since| now >= since) {
+                self.draw(output)?;
+                stale = None;
+            }
+            let next = stale.map_or(due, |at| at.min(due));
+            let ready = self.wait(output, next.saturating_duration_since(Instant::now()))?;
             if ready.output {
                 output.take();
-                self.draw(output)?;
+                stale = stale.or(Some(Instant::now() + REDRAW));
             }
             while let Some(signal) = self.signals.next() {
                 if signal.number != libc::SIGWINCH {

@@ -19,6 +19,10 @@ use super::text::{windows, worse_ways};
 const NAME: u16 = 19;
 const VALUE: u16 = 11;
 
+/// Terminals with fewer columns get short names, of so many, and no bar: its legend would not fit.
+const WIDE: u16 = 60;
+const SHORT_NAME: u16 = 9;
+
 /// Fewer columns make no sparkline; more rows make it no better.
 const LEAST_SPARKS: u16 = 6;
 const MOST_SPARK_ROWS: u16 = 4;
@@ -105,7 +109,7 @@ impl View<'_> {
     pub fn draw(&self, frame: &mut Frame<'_>) {
         let area = frame.area();
         let mut top = area.top();
-        for (row, height) in self.rows(area.height) {
+        for (row, height) in self.rows(area) {
             let place = Rect { y: top, height, ..area };
             self.draw_row(frame, row, place);
             top += height;
@@ -113,20 +117,20 @@ impl View<'_> {
     }
 
     /// The rows that fit, and how high each is.
-    fn rows(&self, height: u16) -> Vec<(Row, u16)> {
+    fn rows(&self, area: Rect) -> Vec<(Row, u16)> {
         let mut ranked: Vec<_> = ROWS.iter().map(|&(row, rank)| (rank, row)).collect();
         ranked.sort_by_key(|&(rank, _)| rank);
-        let mut left = height;
+        let mut left = area.height;
         let mut chosen = Vec::new();
         for (_, row) in ranked {
-            let least = self.least(row);
+            let least = self.least(row, area.width);
             if least > 0 && least <= left {
                 left -= least;
                 chosen.push(row);
             }
         }
         let shown = ROWS.iter().filter(|(row, _)| chosen.contains(row));
-        let mut rows: Vec<_> = shown.map(|&(row, _)| (row, self.least(row))).collect();
+        let mut rows: Vec<_> = shown.map(|&(row, _)| (row, self.least(row, area.width))).collect();
         // What is left makes the curves higher, in turn, then the output.
         for _ in 1..MOST_SPARK_ROWS {
             for (row, height) in &mut rows {
@@ -145,11 +149,12 @@ impl View<'_> {
     }
 
     /// Lines that a row takes at least; 0: there is nothing to show.
-    fn least(&self, row: Row) -> u16 {
+    fn least(&self, row: Row, width: u16) -> u16 {
         let known = self.sample.is_some();
         let worse = self.sample.map_or(0, |sample| worse_ways(sample).len().min(WORSE));
         match row {
             Row::Title | Row::Keys => 1,
+            Row::Bar | Row::Legend if width < WIDE => 0,
             Row::Service => u16::from(known || self.notice.is_some()),
             Row::Output => self.output.map_or(0, |_| LEAST_OUTPUT + 1),
             Row::Windows if known => WINDOW_ROWS as u16 + 1,
@@ -182,7 +187,7 @@ impl View<'_> {
         let command = self.sample.map_or("", |sample| sample.status.command.as_str());
         let title = Line::from(vec![
             Span::styled(format!("refpage {} ", self.pid), bold()),
-            Span::raw(command),
+            Span::raw(without_directory(command)),
         ]);
         let pace = format!(" every {}", seconds(self.interval));
         let pace = if self.paused { " paused".into() } else { pace };
@@ -315,7 +320,8 @@ fn draw_legend(frame: &mut Frame<'_>, place: Rect, sample: &Sample) {
         (None, Err(why)) => Line::raw(why.as_str()),
         (None, Ok(_)) => Line::default(),
     };
-    draw(frame, split(place, NAME).1, text);
+    let beside = split(place, NAME).1;
+    draw(frame, if text.width() <= usize::from(beside.width) { beside } else { place }, text);
 }
 
 /// "64.0M": five of them have to stand side by side.
@@ -341,6 +347,12 @@ fn draw_windows(frame: &mut Frame<'_>, place: Rect, sample: &Sample) {
             draw(frame, line, Line::from(vec![Span::raw(label), bar]));
         }
     }
+}
+
+/// A command line with the program's own name only.
+fn without_directory(command: &str) -> &str {
+    let program = command.split(' ').next().unwrap_or_default();
+    command.get(program.rfind('/').map_or(0, |slash| slash + 1)..).unwrap_or(command)
 }
 
 fn bold() -> Style {
@@ -381,16 +393,29 @@ fn heading(frame: &mut Frame<'_>, place: Rect, title: &str) {
 
 /// A name, and text of any length.
 fn figure(frame: &mut Frame<'_>, place: Rect, name: &str, text: String) {
-    let (left, right) = split(place, NAME);
+    let (left, right) = split(place, name_width(place));
     draw(frame, left, Span::raw(name.to_owned()));
-    draw(frame, right, Span::raw(format!(" {text}")));
+    draw(frame, right, Span::raw(text));
 }
 
-/// A name and a number, and the room to the right of them. Where there is not enough of it, the number
-/// follows the name's beginning.
+fn name_width(place: Rect) -> u16 {
+    if place.width < WIDE { SHORT_NAME } else { NAME }
+}
+
+/// What a row is called, in few columns.
+fn short_name(name: &str) -> &str {
+    match name {
+        "memset would hold" => "memset",
+        "large allocations/s" => "large/s",
+        "handler CPU" => "handler",
+        name => name,
+    }
+}
+
+/// A name and a number, and the room to the right of them.
 fn number(frame: &mut Frame<'_>, place: Rect, name: &str, value: String) -> Rect {
-    let name_width = NAME.min(place.width.saturating_sub(VALUE));
-    let (left, rest) = split(place, name_width);
+    let name = if place.width < WIDE { short_name(name) } else { name };
+    let (left, rest) = split(place, name_width(place));
     let (middle, rest) = split(rest, VALUE);
     draw(frame, left, Span::raw(name.to_owned()));
     let value = Paragraph::new(Span::styled(value, bold())).alignment(Alignment::Right);
