@@ -23,6 +23,7 @@ use crate::extents::{Extents, bin_of};
 use crate::guards::{self, Guards};
 use crate::options::Options;
 use crate::page_map::{Kind, PageMap};
+use crate::profile;
 use crate::quarantine::Quarantine;
 
 /// Runs that one allocation or free gives up at most to keep within that.
@@ -406,6 +407,7 @@ impl RunCache {
                 let first = if first == 1 { 0 } else { first };
                 let pages = memory.map.pages(first, end - first);
                 memory.map.make_usable(first, end - first).is_ok()
+                    && profile::make_usable(first, end - first)
                     && memory.engine.region().make_usable(pages).is_ok()
             });
             found = if extended { extents.allocate(memory.map, slots, align) } else { None };

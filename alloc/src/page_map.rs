@@ -20,7 +20,6 @@ use refpage::{Fresh, Pages, Region, RunWindow};
 use rustix::io::Result;
 
 use crate::classes::GRANULE;
-use crate::profile::Record;
 
 /// The unit of page runs: the largest OS page that Linux has on these machines.
 pub const SLOT: usize = 64 << 10;
@@ -81,8 +80,6 @@ pub struct Run {
     pub prev: AtomicU32,
     /// As `prev`.
     pub next: AtomicU32,
-    /// Large: what the profile knows of it.
-    pub record: Record,
     /// Large: the bytes asked for. Cached: the pages it keeps.
     pub size: AtomicUsize,
     /// Freed: the bytes that it was asked for last.

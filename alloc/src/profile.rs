@@ -2,7 +2,7 @@
 //! written, and what memset would have cost.
 //!
 //! ```text
-//!   Large ─ allocated, resized, moved, freed ─▶ Record of the run ─┐
+//!   Large ─ allocated, resized, moved, freed ─▶ Record of its run ─┐
 //!                                                                  ├─▶ tallies, by class ─▶ report, at exit
 //!   heap ── small blocks, on the slow path ────────────────────────┘        ▲
 //!   live allocations at exit ─ looked at ───────────────────────────────────┘
@@ -57,6 +57,8 @@ use core::ops::ControlFlow::Continue;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicBool, AtomicU32};
 
+use refpage::sys::errno;
+use refpage::sys::report::warn;
 use refpage::{Fresh, Pages, Service};
 
 use crate::cache::Memory;
@@ -68,7 +70,6 @@ use crate::page_map::Kind;
 use crate::unseen;
 use crate::written::{self, HandedOut};
 
-pub use record::Record;
 pub(crate) use report::{write_block, write_json};
 use tally::{SMALL, large};
 
@@ -84,9 +85,20 @@ pub fn is_on() -> bool {
     ON.load(Relaxed)
 }
 
-/// Has it made from now on, if the options ask for it: before anything is handed out.
-pub fn start(options: &Options) {
-    ON.store(options.profile != ReportChoice::Off, Relaxed);
+/// Has it made from now on, of a heap of so many slots, if the options ask for it: before anything is handed out.
+pub fn start(options: &Options, slots: usize) {
+    if options.profile == ReportChoice::Off {
+        return;
+    }
+    match record::reserve(slots) {
+        Ok(()) => ON.store(true, Relaxed),
+        Err(errno) => warn(format_args!("profile: no room for it: {}", errno::name(errno))),
+    }
+}
+
+/// Has room for what is known of runs at these slots; false where a limit does not allow it.
+pub fn make_usable(first: usize, slots: usize) -> bool {
+    !is_on() || record::make_usable(first, slots).is_ok()
 }
 
 /// In a child of fork, which has one thread: its own profile begins.
@@ -122,7 +134,7 @@ pub fn ready(memory: Memory<'_>, head: usize, size: usize, recycled: bool) {
     if is_on() {
         let region = memory.engine.region();
         let kept = region.present().count(memory.pages(head).prefix(region.pages_in(size)));
-        memory.map.run(head).record.ready(kept, recycled);
+        record::of(head).ready(kept, recycled);
     }
 }
 
@@ -145,7 +157,7 @@ fn allocated(memory: Memory<'_>, head: usize, fresh: Fresh) {
     let tally = large(size, zeroed);
     if zeroed { &tally.callocs } else { &tally.mallocs }.add(1);
     tally.bytes_asked.add(size);
-    if run.record.open(size, zeroed) {
+    if record::of(head).open(size, zeroed) {
         tally.bytes_recycled.add(size);
     }
     if !zeroed {
@@ -177,17 +189,18 @@ fn freed(memory: Memory<'_>, head: usize, known: bool) {
     if run.sampled.load(Relaxed) {
         return note_small_free(classes::of(size));
     }
-    if !run.record.is_own() {
+    let record = record::of(head);
+    if !record.is_own() {
         return;
     }
     let used = memory.used(head);
     let seen = if known { look(memory, head, used) } else { None };
-    run.record.tally().frees.add(1);
-    run.record.end(seen, used.count);
-    if !run.record.is_zeroed() {
+    record.tally().frees.add(1);
+    record.end(seen, used.count);
+    if !record.is_zeroed() {
         peak::shrink(memory.engine.region().pages_in(size));
     }
-    run.record.close();
+    record.close();
 }
 
 /// The allocation at `from`, in hand, which still has the size that it had, gets `size` bytes at `to`, in hand too, or
@@ -202,12 +215,12 @@ pub fn note_realloc(memory: Memory<'_>, from: usize, to: usize, size: usize) {
 #[cold]
 fn reallocated(memory: Memory<'_>, from: usize, to: usize, size: usize) {
     let (run, region) = (memory.map.run(from), memory.engine.region());
-    let record = &run.record;
+    let record = record::of(from);
     let old = run.size.load(Relaxed);
     if run.sampled.load(Relaxed) {
         if to != from {
             note_small_free(classes::of(old));
-            memory.map.run(to).record.ready(0, false);
+            record::of(to).ready(0, false);
             allocated(memory, to, Fresh::Content);
         }
         return;
@@ -227,7 +240,7 @@ fn reallocated(memory: Memory<'_>, from: usize, to: usize, size: usize) {
         }
     }
     if to != from {
-        memory.map.run(to).record.take(record);
+        record::of(to).take(record);
     }
 }
 
@@ -236,8 +249,7 @@ fn each_live(memory: Memory<'_>, mut visit: impl FnMut(usize)) {
     /// How often another thread's look at one is waited for.
     const TRIES: usize = 1000;
     let _ = memory.map.each_run(memory.engine.region(), |head| {
-        let run = memory.map.run(head);
-        let is_one = || run.kind() == Kind::Large && run.record.is_own();
+        let is_one = || memory.map.run(head).kind() == Kind::Large && record::of(head).is_own();
         for _ in 0..TRIES {
             if !is_one() || memory.cache.look_at(memory, head, || visit(head)).is_some() {
                 break;
@@ -255,7 +267,7 @@ fn count_live(heap: &'static Heap) {
     let memory = heap.memory();
     peak::look(memory);
     each_live(memory, |head| {
-        let record = &memory.map.run(head).record;
+        let record = record::of(head);
         let asked = memory.used(head).count;
         let seen =
             written::look(heap, head).map(|(present, written)| Seen { asked, present, written });

@@ -151,7 +151,7 @@ fn start() -> Option<&'static Heap> {
     let heap: &'static Heap = unsafe { (*HEAP.0.get()).assume_init_ref() };
     fork::settled(heap);
     traces::start(&options);
-    profile::start(&options);
+    profile::start(&options, heap.map.slots());
     heap.engine.launch();
     beacon::light(heap);
     tell_of_a_lesser_service(heap);

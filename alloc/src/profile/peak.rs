@@ -10,7 +10,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use refpage::sys::vm;
 
-use super::each_live;
+use super::{each_live, record};
 use crate::cache::Memory;
 use crate::unseen;
 
@@ -62,7 +62,7 @@ pub fn look_if_due(memory: Memory<'_>) {
 pub fn look(memory: Memory<'_>) {
     let mut present = 0;
     each_live(memory, |head| {
-        if !memory.map.run(head).record.is_zeroed() {
+        if !record::of(head).is_zeroed() {
             present += unseen::count_present(memory, head);
         }
     });

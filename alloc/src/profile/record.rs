@@ -1,10 +1,43 @@
-//! What the profile keeps of each live large allocation, in its run's record.
+//! What the profile keeps of each live large allocation: a record for each slot of the Region, in a reservation of its own.
+//! In the page map it would make every run longer, those in quarantine too, also when there is no profile.
 
 use core::sync::atomic::Ordering::Relaxed;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize};
+
+use refpage::sys::vm;
+use rustix::io::Result;
 
 use super::tally::{Tally, class_of, large};
 use super::{GENERATION, Seen};
+
+static RECORDS: AtomicPtr<Record> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Makes room for so many, none of it touched.
+///
+/// # Errors
+/// ENOMEM where there is no address space for it.
+pub fn reserve(slots: usize) -> Result<()> {
+    let start = vm::reserve_for_later(slots * size_of::<Record>(), vm::page_size())?;
+    RECORDS.store(start.cast(), Relaxed);
+    Ok(())
+}
+
+/// Has room for these: none of the others may be written to.
+///
+/// # Errors
+/// ENOMEM where a limit does not allow it.
+pub fn make_usable(first: usize, slots: usize) -> Result<()> {
+    let start = RECORDS.load(Relaxed).wrapping_add(first);
+    // SAFETY: there is a record in the reservation for each slot of the Region.
+    unsafe { vm::make_writable(start.cast(), slots * size_of::<Record>()) }
+}
+
+/// That of the run at `head`, while there is a profile.
+pub fn of(head: usize) -> &'static Record {
+    // SAFETY: heads are slots of the Region, for each of which there is a record, for as long as the process runs; zeros,
+    // as the kernel gives them, are a value of every field.
+    unsafe { &*RECORDS.load(Relaxed).add(head) }
+}
 
 /// One allocation; zeros are none.
 #[derive(Debug)]
