@@ -266,7 +266,7 @@ fn hook_into_libc(options: &Options) {
         faults::install();
     }
     let mut key: libc::pthread_key_t = 0;
-    // SAFETY: the function is given what it asks for, and the callback lives for ever. A process
+    // SAFETY: the function is given what it asks for, and the callback lives for ever. A
     // process that has all its keys in use does without the cleaning up at thread end.
     unsafe {
         if libc::pthread_key_create(&mut key, Some(end_of_thread)) == 0 {
