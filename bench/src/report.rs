@@ -199,14 +199,14 @@ impl Arguments {
 fn this_run(arguments: &Arguments, scale: Scale, peers: &[Peer]) -> Run {
     let names: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).collect();
     let library = peers::own_library().map(|path| machine::digest(&path)).unwrap_or_default();
+    let rounds = match (arguments.runs, scale) {
+        (Some(runs), _) => runs.to_string(),
+        (None, Scale::Full) => "3, of short cases 5".into(),
+        (None, _) => "3".into(),
+    };
     let mut run: Run = [
         ("scale", value(scale)),
-        (
-            "rounds",
-            arguments
-                .runs
-                .map_or_else(|| "as many as belong to each part".into(), |runs| runs.to_string()),
-        ),
+        ("rounds", rounds),
         ("seed", arguments.seed.to_string()),
         ("options", arguments.options.clone()),
         ("commit", machine::commit()),

@@ -177,7 +177,7 @@ pub fn table(cases: &[CaseResults]) -> Table {
         Some(Line { own: false, cells })
     });
     let mut notes = vec![
-        "Large blocks: of 64 KiB and more. Sparse: less than half of the pages written; in brackets the share of the bytes. \
+        "Large blocks: of 64 KiB and more. Sparse: less than half of the pages written; in small letters their share of the bytes. \
          memset: what filling each malloc would have written, and how long that would have taken at this machine's prices \
          for fresh pages and for those in place; refpage: the pages that it filled instead. Peaks: of large mallocs alone."
             .to_owned(),
@@ -198,7 +198,7 @@ pub fn histogram(cases: &[CaseResults]) -> Table {
         let large = Profile::of_case(case)?.large();
         let all = large.share_written.iter().sum::<u64>().max(1);
         let cell = |&count: &u64| Cell {
-            text: format!("{} %", amount(100.0 * count as f64 / all as f64)),
+            text: percent(count, all),
             small: count.to_string(),
             mood: Mood::Plain,
         };
@@ -216,8 +216,6 @@ pub fn histogram(cases: &[CaseResults]) -> Table {
 
 fn cells(name: &str, profile: &Profile) -> Vec<Cell> {
     let large = profile.large();
-    let percent =
-        |part: u64, whole: u64| format!("{} %", amount(100.0 * part as f64 / whole.max(1) as f64));
     let pages = |pages: u64| bytes(pages * profile.page_bytes);
     let time = |us: fn(&Estimate) -> u64| match &profile.estimate {
         Some(estimate) => {
@@ -244,6 +242,14 @@ fn cells(name: &str, profile: &Profile) -> Vec<Cell> {
         plain(pages(profile.memset.peak_pages)),
         plain(pages(profile.refpage.peak_pages)),
     ]
+}
+
+/// What a part is of a whole, if that is anything.
+fn percent(part: u64, whole: u64) -> String {
+    match part {
+        0 => "0 %".into(),
+        _ => format!("{} %", amount(100.0 * part as f64 / whole.max(1) as f64)),
+    }
 }
 
 /// Bytes in a unit that fits.

@@ -2,7 +2,7 @@
 
 use super::checks::Check;
 use super::parts::Part;
-use super::tables::{BASE, absent, legend, matrix, owns, plain, reads};
+use super::tables::{BASE, Column, absent, failures, legend, matrix, owns, plain, reads};
 use super::{Results, plots, profile, summary};
 use crate::cases::Scale;
 use crate::page::{Cell, Line, Mood, Page, Section, Table};
@@ -189,7 +189,7 @@ fn timeline(cases: &[CaseResults]) -> Section {
 }
 
 fn profiles(cases: &[CaseResults]) -> Section {
-    let text = "What refpage's own profile says of the programs and documents above (`refpage run --profile`): which \
+    let text = "What refpage's own profile says of the programs and documents above (refpage run --profile): which \
                 allocations are sparse, what filling them would have cost, and what was filled instead.";
     Section {
         plots: profile::plots(cases),
@@ -203,23 +203,34 @@ fn section(id: &str, title: &str, text: &str) -> Section {
     Section { id: id.into(), title: title.into(), text: vec![text.into()], ..Section::default() }
 }
 
-/// A table for each metric, of so many cases as can be read at a time; the last one says what the cases are.
+/// Tables of some cases: one for each metric and so many cases as can be read at a time, or one of everything where that
+/// is little. The last one says what the cases are, and what failed.
 fn matrices(cases: &[CaseResults], metrics: &[(&str, Metric)], base: &str) -> Vec<Table> {
+    let column = |head: &str, case, metric| Column { head: head.into(), case, metric };
     let all: Vec<&CaseResults> = cases.iter().collect();
     let mut tables = Vec::new();
-    for part in all.chunks(all.len().div_ceil(all.len().div_ceil(COLUMNS).max(1)).max(1)) {
-        for (number, (name, metric)) in metrics.iter().enumerate() {
-            let beside = part.iter().any(|case| case.row(base).is_some());
-            let caption = if beside { format!("{name}, × {base}") } else { (*name).to_owned() };
-            let mut table = matrix(&caption, part, *metric, base);
-            if number > 0 {
-                table.notes.clear();
-            }
-            if number + 1 == metrics.len() {
-                table.notes.extend(legend(part));
-            }
-            tables.push(table);
+    if cases.len() * metrics.len() <= COLUMNS {
+        let mut columns = Vec::new();
+        for &(name, metric) in metrics {
+            columns.extend(cases.iter().map(|case| match cases {
+                [_] => column(name, case, metric),
+                _ => column(&format!("{}: {name}", case.name), case, metric),
+            }));
         }
+        tables.push(matrix("medians", &columns, base));
+    } else {
+        let tables_each = all.len().div_ceil(COLUMNS);
+        for part in all.chunks(all.len().div_ceil(tables_each)) {
+            for &(name, metric) in metrics {
+                let columns: Vec<Column> =
+                    part.iter().map(|case| column(&case.name, case, metric)).collect();
+                tables.push(matrix(name, &columns, base));
+            }
+        }
+    }
+    if let Some(last) = tables.last_mut() {
+        last.notes = failures(&all);
+        last.notes.extend(legend(&all));
     }
     tables
 }

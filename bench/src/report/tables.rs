@@ -18,28 +18,40 @@ pub fn owns(name: &str) -> bool {
     is_own(name.split(',').next().unwrap_or(name))
 }
 
-/// One metric of some cases: medians, and below them the median and range of the ratios to `base`.
-pub fn matrix(caption: &str, cases: &[&CaseResults], metric: Metric, base: &str) -> Table {
-    let mut columns = vec!["allocator".to_owned()];
-    columns.extend(cases.iter().map(|case| case.name.clone()));
-    let best: Vec<Option<f64>> = cases.iter().map(|case| least(case, metric)).collect();
-    let rows = names(cases)
-        .into_iter()
-        .map(|name| {
-            let of_case =
-                |(case, best): (&&CaseResults, &Option<f64>)| cell(case, name, metric, base, *best);
-            let mut cells = vec![plain(name)];
-            cells.extend(cases.iter().zip(&best).map(of_case));
-            Line { own: owns(name), cells }
-        })
-        .collect();
-    Table { caption: caption.into(), columns, rows, notes: failures(cases) }
+/// A column: one metric of a case.
+pub struct Column<'c> {
+    /// What stands above it.
+    pub head: String,
+    /// The case.
+    pub case: &'c CaseResults,
+    /// What of it.
+    pub metric: Metric,
+}
+
+/// Medians, and below them the median and range of the ratios to `base`, if it took part.
+pub fn matrix(caption: &str, columns: &[Column], base: &str) -> Table {
+    let best: Vec<Option<f64>> = columns.iter().map(least).collect();
+    let line = |name: &str| {
+        let mut cells = vec![plain(name)];
+        cells.extend(
+            columns.iter().zip(&best).map(|(column, best)| cell(column, name, base, *best)),
+        );
+        Line { own: owns(name), cells }
+    };
+    let beside = columns.iter().any(|column| column.case.row(base).is_some());
+    let heads = columns.iter().map(|column| column.head.clone());
+    Table {
+        caption: if beside { format!("{caption}, × {base}") } else { caption.into() },
+        columns: ["allocator".to_owned()].into_iter().chain(heads).collect(),
+        rows: names(columns).into_iter().map(line).collect(),
+        notes: Vec::new(),
+    }
 }
 
 /// Who took part in any of the cases, in their order.
-fn names<'c>(cases: &[&'c CaseResults]) -> Vec<&'c str> {
+fn names<'c>(columns: &[Column<'c>]) -> Vec<&'c str> {
     let mut names: Vec<&str> = Vec::new();
-    for row in cases.iter().flat_map(|case| &case.rows) {
+    for row in columns.iter().flat_map(|column| &column.case.rows) {
         if !names.contains(&row.peer.as_str()) {
             names.push(&row.peer);
         }
@@ -47,14 +59,15 @@ fn names<'c>(cases: &[&'c CaseResults]) -> Vec<&'c str> {
     names
 }
 
-/// The least median of a case.
-fn least(case: &CaseResults, metric: Metric) -> Option<f64> {
+/// The least median of a column.
+fn least(&Column { case, metric, .. }: &Column) -> Option<f64> {
     let medians = case.rows.iter().filter(|row| row.failure.is_none());
     let medians = medians.filter_map(|row| Some(row.summary(metric)?.median));
     medians.min_by(f64::total_cmp)
 }
 
-fn cell(case: &CaseResults, name: &str, metric: Metric, base: &str, best: Option<f64>) -> Cell {
+fn cell(column: &Column, name: &str, base: &str, best: Option<f64>) -> Cell {
+    let &Column { case, metric, .. } = column;
     let Some(row) = case.rows.iter().find(|row| row.peer == name) else {
         return absent("");
     };
@@ -92,7 +105,7 @@ pub fn absent(text: impl Into<String>) -> Cell {
 }
 
 /// Why rows have no figures: each reason once, with the cases.
-fn failures(cases: &[&CaseResults]) -> Vec<String> {
+pub fn failures(cases: &[&CaseResults]) -> Vec<String> {
     let mut reasons: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
     for case in cases {
         for Row { peer, failure, .. } in &case.rows {
