@@ -19,9 +19,9 @@ const UNIT: &str = "unit";
 /// Real programs, which are in no guest; and the check that the C programs compile, which is run before.
 const LEFT_OUT: [&str; 2] = ["programs", COMPILE];
 /// What a quick run leaves out, by parts of names: tests that take an emulated processor minutes (the suite `process` forks
-/// too), and those that look at memory, at limits, at small blocks, at injected failures or at many kinds of misuse, which
-/// this machine's own kernel is as good for.
-pub const SLOW: [&str; 15] = [
+/// too), and those that look at memory and its use, at limits, at small blocks, at injected failures or at many kinds of
+/// misuse, which this machine's own kernel is as good for.
+pub const SLOW: [&str; 16] = [
     "limits::",
     "vma::",
     "injected::",
@@ -37,6 +37,7 @@ pub const SLOW: [&str; 15] = [
     "what_realloc_",
     "sampled_small_allocations",
     "map_limit::",
+    "profile::",
 ];
 /// The suites that need a guest to be set up for them.
 const SETTINGS: [(&str, Setting); 2] =

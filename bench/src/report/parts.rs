@@ -56,8 +56,9 @@ const LARGE_QUICK: [&str; 9] = [
     "realloc-2x",
     "fork-exit-small",
 ];
-/// Those that a full one leaves out: `engine` has them.
-const LARGE_NOT: [&str; 4] = ["cycle-256K", "cycle-4M", "10-random", "dense-cold-4M"];
+/// Those that a full one leaves out, by parts of names: `engine` has them.
+const LARGE_NOT: [&str; 5] =
+    ["cycle-256K", "cycle-4M", "10-random", "dense-cold-4M", "fork-exec-1G"];
 /// Threads that small blocks are allocated by.
 const THREADS: [u16; 2] = [1, 8];
 /// Workloads of small blocks that a quick report has.
@@ -300,7 +301,7 @@ impl Part {
             // What is read and counted is the same each time; a line over time cannot be a median.
             Self::Reads | Self::Timeline | Self::Profile => 1,
             // These take most of the time.
-            Self::Small | Self::Programs | Self::Pdfium => asked.unwrap_or(3),
+            Self::Large | Self::Small | Self::Programs | Self::Pdfium => asked.unwrap_or(3),
             _ => asked.unwrap_or(scale.pick(5, 3, 1)),
         }
     }

@@ -109,7 +109,12 @@ impl Pdfium {
             harness: self.harness.clone(),
             library: self.library.clone(),
             file: document.file.clone().context("the document is not here")?,
-            pages: scale.pick(&ranges.full_pages, &ranges.quick_pages, &"1".into()).clone(),
+            // For print the few pages take as long as all do for a screen.
+            pages: match scale {
+                Scale::Full if dpi == RESOLUTIONS[0] => ranges.full_pages.clone(),
+                Scale::Full | Scale::Quick => ranges.quick_pages.clone(),
+                Scale::Tiny => "1".into(),
+            },
             dpi,
         })
     }
