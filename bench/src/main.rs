@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!     cargo run --release -p refpage-bench -- report --install   every allocator, program and document that can be had
-//!     cargo run --release -p refpage-bench -- report             40 minutes; goes on where it was interrupted
+//!     cargo run --release -p refpage-bench -- report             up to an hour; goes on where it was interrupted
 //!     cargo run --release -p refpage-bench -- report --quick     smaller and fewer, 3 minutes
 //! ```
 //!

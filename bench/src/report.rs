@@ -73,7 +73,7 @@ const OTHERS: [&str; 10] = [
 /// that rotates, after a round that does not count. A run that was interrupted goes on where it was.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Smaller and fewer: about 3 minutes instead of 40
+    /// Smaller and fewer: about 3 minutes instead of up to an hour
     #[arg(long)]
     quick: bool,
     /// Just to see that it works
